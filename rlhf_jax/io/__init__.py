@@ -1,0 +1,1 @@
+"""Checkpoints, metric sinks and run directories."""

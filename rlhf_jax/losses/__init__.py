@@ -1,0 +1,1 @@
+"""Losses over arrays, per token or per example; the caller reduces."""

@@ -1,0 +1,1 @@
+"""Networks behind `Model(init, apply)`; the only room that imports flax."""

@@ -1,0 +1,1 @@
+"""Pure array maths: masked statistics, distributions, KL, advantages, reward shaping."""

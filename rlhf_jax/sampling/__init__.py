@@ -1,0 +1,1 @@
+"""Prefill, cached decoding and filters."""

@@ -1,0 +1,46 @@
+"""What a text task is: data as arrays, a codec between text and tokens, and its rewards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from rlhf_jax.types import PairBatch, ScoreFn, Sequences
+
+
+class TextCodec(NamedTuple):
+    """Text to token ids and back. `encode` adds no BOS or EOS; `decode` drops special tokens."""
+
+    encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
+    vocab_size: int
+    pad_id: int
+    bos_id: int
+    eos_id: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """A text task. Arrays are numpy (int32 tokens, bool masks); only `gold` is traced.
+
+    Texts start with BOS; complete ones end with EOS. Texts and pairs are padded on the right,
+    prompts on the left. `gold` is the task's true reward inside the compiled program, `judge` an
+    independent scorer of texts on the host; either may be None.
+    """
+
+    name: str
+    codec: TextCodec
+    train_text: Sequences  # [N, L]
+    heldout_text: Sequences
+    train_pairs: PairBatch
+    heldout_pairs: PairBatch
+    train_prompts: Sequences  # [N, P], left-padded
+    eval_prompts: Sequences
+    gold: ScoreFn | None = None
+    judge: Callable[[list[str]], list[float]] | None = None
+    # Known truths about the task and its data, e.g. {"entropy_per_token": 1.2,
+    # "bayes_pair_accuracy": 0.87}; shown beside what training reached.
+    facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # Lines worth telling the user once (rows skipped, files read, cache used).
+    notes: tuple[str, ...] = ()
