@@ -1,0 +1,112 @@
+"""Exact quantities of a grammar: sums over all texts, computed state by state."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_jax.tasks.reviews.grammar import FINISHED, START, Grammar, GrammarError
+
+MAX_STEPS = 10_000
+
+
+class Edges(NamedTuple):
+    """The possible steps of an automaton as a list, state 0 the start."""
+
+    source: np.ndarray  # [E] int
+    token: np.ndarray  # [E] int
+    target: np.ndarray  # [E] int
+    prob: np.ndarray  # [E] float64
+    num_states: int
+
+
+def edges_of(grammar: Grammar) -> Edges:
+    """The steps of positive probability, without the padding after the end."""
+    source, token = np.nonzero(grammar.probs)
+    source, token = source[source != FINISHED], token[source != FINISHED]
+    at = (source, token)
+    return Edges(source, token, grammar.next_state[at], grammar.probs[at], len(grammar.probs))
+
+
+def expected_to_go(edges: Edges, gain: np.ndarray) -> np.ndarray:
+    """Expected sum of `gain` over the steps from each state to the end.
+
+    v(s) = sum_e p(e | s) (gain(e) + v(target(e))), repeated until it no longer changes: exact
+    after as many rounds as the longest text has tokens, to float64 rounding if there are cycles.
+
+    Args:
+        edges: E steps over S states.
+        gain: [E].
+
+    Returns:
+        [S] float64.
+
+    Raises:
+        GrammarError: the sum does not converge, as when texts never end.
+    """
+    value = np.zeros(edges.num_states)
+    for _ in range(MAX_STEPS):
+        terms = edges.prob * (gain + value[edges.target])
+        updated = np.bincount(edges.source, terms, edges.num_states)
+        if np.allclose(updated, value, rtol=1e-13, atol=0):
+            return updated
+        value = updated
+    raise GrammarError(f"an expectation did not converge in {MAX_STEPS} rounds")
+
+
+def entropy_per_text(grammar: Grammar) -> float:
+    """H = -sum_x p(x) log p(x) in nats, over all texts x.
+
+    >>> from rlhf_jax.tasks.reviews.grammar import compile_grammar
+    >>> round(entropy_per_text(compile_grammar("A = a B | b B\\nB = a | b")) / np.log(2), 9)
+    2.0
+    """
+    edges = edges_of(grammar)
+    return float(expected_to_go(edges, -np.log(edges.prob))[START])
+
+
+def expected_length(grammar: Grammar) -> float:
+    """Mean number of predicted tokens of a text: its words and EOS, not BOS.
+
+    >>> from rlhf_jax.tasks.reviews.grammar import compile_grammar
+    >>> round(expected_length(compile_grammar("A = a | a A")), 9)
+    3.0
+    """
+    edges = edges_of(grammar)
+    return float(expected_to_go(edges, np.ones(len(edges.prob)))[START]) - 1
+
+
+def expected_visits(grammar: Grammar) -> np.ndarray:
+    """How often a text is expected to pass through each state, [S]."""
+    edges = edges_of(grammar)
+    begin = (np.arange(edges.num_states) == START).astype(float)
+    visits, now = begin, begin
+    for _ in range(MAX_STEPS):
+        now = np.bincount(edges.target, edges.prob * now[edges.source], edges.num_states)
+        visits = visits + now
+        if now.sum() < 1e-15:
+            return visits
+    raise GrammarError(f"texts are still going after {MAX_STEPS} tokens")
+
+
+def length_range(grammar: Grammar) -> tuple[int, int]:
+    """Words in the shortest and in the longest text, without BOS and EOS.
+
+    Raises:
+        GrammarError: there is no longest text.
+
+    >>> from rlhf_jax.tasks.reviews.grammar import compile_grammar
+    >>> length_range(compile_grammar("A = a | a b | c c c"))
+    (1, 3)
+    """
+    edges = edges_of(grammar)
+    here = np.arange(edges.num_states) == START
+    finished: list[int] = []
+    for step in range(edges.num_states + 1):
+        here = np.bincount(edges.target, here[edges.source], edges.num_states) > 0
+        if here[FINISHED]:
+            finished.append(step - 1)  # BOS was step 0, EOS is this step
+        if not here.any():
+            return finished[0], finished[-1]
+    raise GrammarError("the rules allow texts of any length")

@@ -1,0 +1,161 @@
+"""A weighted grammar written as text, compiled to a deterministic automaton over tokens."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_jax.tasks.reviews.vocabulary import BOS, EOS, PAD, SPECIAL
+
+START, FINISHED = 0, 1  # before BOS; after EOS
+MAX_STATES, MAX_DEPTH = 20_000, 100
+
+Stack = tuple[str, ...]  # the symbols still to be written, next one first
+Belief = tuple[tuple[Stack, float], ...]  # what may still be to write, given the words so far
+Rules = dict[str, list[tuple[float, Stack]]]
+
+
+class GrammarError(ValueError):
+    """Rules that do not describe an automaton; the message names the rule."""
+
+
+class Grammar(NamedTuple):
+    """p(next token | state), where the state follows from the tokens before it.
+
+    A text is BOS, words, EOS. State `START` writes BOS; state `FINISHED` writes only padding.
+    """
+
+    words: tuple[str, ...]  # [V], the word of each token id
+    probs: np.ndarray  # [S, V] float64, rows sum to 1
+    next_state: np.ndarray  # [S, V] int32, -1 where the probability is 0
+
+
+def parse_rules(text: str) -> Rules:
+    """Reads lines `NAME = alternative | 2 alternative`; a leading number is the weight, else 1.
+
+    Upper-case symbols name rules, all others are words; an alternative may be empty. A line that
+    starts with `|` continues the rule above. `#` starts a comment.
+
+    Raises:
+        GrammarError: a rule defined twice, used but not defined, or with weights not positive.
+
+    >>> parse_rules("A = good B | 2\\nB = film")
+    {'A': [(0.3333333333333333, ('good', 'B')), (0.6666666666666666, ())], 'B': [(1.0, ('film',))]}
+    """
+    rules: Rules = {}
+    for name, body in _rule_lines(text):
+        if name in rules:
+            raise GrammarError(f"rule {name} is defined twice")
+        alternatives = [_alternative(name, part.split()) for part in body.split("|")]
+        total = sum(weight for weight, _ in alternatives)
+        rules[name] = [(weight / total, symbols) for weight, symbols in alternatives]
+    used = {s for parts in rules.values() for _, symbols in parts for s in symbols}
+    missing = sorted(s for s in used if s.isupper() and s not in rules)
+    if missing or not rules:
+        raise GrammarError(f"rules used but not defined: {', '.join(missing) or 'there are none'}")
+    return rules
+
+
+def _rule_lines(text: str) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for line in (raw.split("#")[0].strip() for raw in text.splitlines()):
+        if line.startswith("|") and lines:
+            lines[-1] = (lines[-1][0], f"{lines[-1][1]} {line}")
+        elif line:
+            name, equals, body = line.partition("=")
+            if not equals or not name.strip().isupper():
+                raise GrammarError(f"expected `NAME = ...`, got {line!r}")
+            lines.append((name.strip(), body))
+    return lines
+
+
+def _alternative(name: str, symbols: list[str]) -> tuple[float, Stack]:
+    weight = 1.0
+    if symbols and symbols[0].replace(".", "", 1).isdigit():
+        weight = float(symbols.pop(0))
+    if weight <= 0:
+        raise GrammarError(f"rule {name}: weight {weight} is not positive")
+    return weight, tuple(symbols)
+
+
+def compile_grammar(text: str) -> Grammar:
+    """Compiles rules to an automaton by weighted subset construction; the first rule is the root.
+
+    A state is the posterior over what remains to be written, given the words so far, so rules
+    may share beginnings freely and the next-token distribution is still exact. Right recursion
+    gives cycles; any other recursion has no finite automaton.
+
+    Raises:
+        GrammarError: malformed rules, or recursion other than on the right.
+
+    >>> grammar = compile_grammar("A = the film | 3 the plot was B\\nB = dull | fine B")
+    >>> grammar.words[3:]
+    ('dull', 'film', 'fine', 'plot', 'the', 'was')
+    >>> grammar.probs.shape, float(grammar.probs[3, grammar.words.index("plot")])
+    ((7, 9), 0.75)
+    """
+    rules = parse_rules(text)
+    words = (*SPECIAL, *sorted(_terminals(rules)))
+    ids = {word: i for i, word in enumerate(words)}
+    root: Belief = (((next(iter(rules)),), 1.0),)
+    states: dict[Belief, int] = {root: 2}
+    edges = [(START, BOS, 2, 1.0), (FINISHED, PAD, FINISHED, 1.0)]
+    queue = [root]
+    for belief in queue:  # grows while we walk it
+        for word, (prob, after) in _step(belief, rules).items():
+            if after and after not in states:
+                states[after] = len(states) + 2
+                queue.append(after)
+            target = states[after] if after else FINISHED
+            edges.append((states[belief], ids[word], target, prob))
+        if len(states) > MAX_STATES:
+            raise GrammarError(f"more than {MAX_STATES} states: only recursion on the right ends")
+    return _tables(words, len(states) + 2, edges)
+
+
+def _terminals(rules: Rules) -> set[str]:
+    symbols = {s for parts in rules.values() for _, stack in parts for s in stack}
+    return symbols - set(rules)
+
+
+def _tables(words: tuple[str, ...], num_states: int, edges: list) -> Grammar:
+    probs = np.zeros((num_states, len(words)))
+    next_state = np.full((num_states, len(words)), -1, np.int32)
+    for source, token, target, prob in edges:
+        probs[source, token], next_state[source, token] = prob, target
+    return Grammar(words, probs / probs.sum(1, keepdims=True), next_state)
+
+
+def _step(belief: Belief, rules: Rules) -> dict[str, tuple[float, Belief]]:
+    """Next words with their probabilities and the belief after each; after EOS it is empty."""
+    rests: dict[str, dict[Stack, float]] = defaultdict(lambda: defaultdict(float))
+    for stack, weight in belief:
+        for prob, word, rest in _expand(stack, rules, 0):
+            rests[word][rest] += weight * prob
+    return {word: _normalise(word, rest) for word, rest in sorted(rests.items())}
+
+
+def _normalise(word: str, rests: dict[Stack, float]) -> tuple[float, Belief]:
+    total = sum(rests.values())
+    if word == SPECIAL[EOS]:
+        return total, ()
+    # Rounding merges beliefs that differ by the order of additions; it is far below any weight.
+    return total, tuple(sorted((rest, round(p / total, 12)) for rest, p in rests.items()))
+
+
+def _expand(stack: Stack, rules: Rules, depth: int) -> list[tuple[float, str, Stack]]:
+    """All (probability, first word, remaining stack) of a stack of symbols."""
+    if not stack:
+        return [(1.0, SPECIAL[EOS], ())]
+    head, rest = stack[0], stack[1:]
+    if head not in rules:
+        return [(1.0, head, rest)]
+    if depth > MAX_DEPTH:
+        raise GrammarError(f"rule {head} can call itself without writing a word")
+    return [
+        (weight * prob, word, remaining)
+        for weight, symbols in rules[head]
+        for prob, word, remaining in _expand(symbols + rest, rules, depth + 1)
+    ]

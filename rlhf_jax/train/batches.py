@@ -1,0 +1,64 @@
+"""Which rows come next: epochs without repetition, addressed by step, so any step can be replayed."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.train.state import stream
+from rlhf_jax.types import Array, Key
+
+Tree = TypeVar("Tree")
+
+
+def take(tree: Tree, rows: Array) -> Tree:
+    """Rows of every array of a tree."""
+    return jax.tree.map(lambda x: x[rows], tree)
+
+
+def num_rows(tree: object) -> int:
+    """Length of the first axis of a tree's arrays."""
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+def batch_rows(key: Key, step: Array, *, size: int, batch_size: int) -> Array:
+    """Row numbers [batch_size] of batch `step`; each epoch is a fresh permutation of `size` rows.
+
+    Rows left over at the end of an epoch (`size` modulo `batch_size`) are skipped; which ones
+    differs from epoch to epoch. With fewer rows than a batch needs, rows are drawn with
+    replacement.
+
+    >>> rows = [batch_rows(jax.random.key(0), jnp.array(i), size=4, batch_size=2) for i in (0, 1)]
+    >>> sorted(jnp.concatenate(rows).tolist())
+    [0, 1, 2, 3]
+    """
+    if size < batch_size:
+        return jax.random.randint(stream(key, "rows", step), (batch_size,), 0, size)
+    batches = size // batch_size
+    order = jax.random.permutation(stream(key, "rows", step // batches), size)
+    return jax.lax.dynamic_slice(order, ((step % batches) * batch_size,), (batch_size,))
+
+
+def minibatches(tree: Tree, key: Key, count: int) -> Tree:
+    """Shuffles the rows of a tree and splits them: [B, ...] to [count, B / count, ...]."""
+    size = num_rows(tree)
+    order = jax.random.permutation(key, size).reshape(count, size // count)
+    return take(tree, order)
+
+
+def in_batches(tree: Tree, batch_size: int) -> Tree:
+    """[N, ...] to [ceil(N / batch_size), batch_size, ...]; the rest is masked-out padding.
+
+    Padding rows are all-zero, so boolean masks exclude them.
+    """
+    size = num_rows(tree)
+    missing = -size % min(batch_size, size)
+    width = min(batch_size, size)
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(-1, width, *x.shape[1:])
+
+    return jax.tree.map(split, tree)

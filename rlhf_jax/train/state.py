@@ -1,0 +1,79 @@
+"""What training carries from update to update, and the one way it moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlhf_jax.types import Array, Key, Params, record
+
+
+@record
+class TrainState:
+    """Everything a run needs to go on exactly where it stood."""
+
+    params: Params
+    opt_state: Any
+    key: Key  # the run's only source of randomness; never split, see `stream`
+    update: Array  # [] int32, updates done; also the position in the data
+    skipped: Array  # [] int32, optimizer steps dropped because something was not finite
+    skipped_in_a_row: Array  # [] int32
+    extra: dict[str, Array]  # what one algorithm adds, e.g. the KL coefficient
+
+
+def init_state(params: Params, tx: optax.GradientTransformation, key: Key, **extra: Array):
+    """A state before the first update."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        params=params,
+        opt_state=tx.init(params),
+        key=key,
+        update=zero,
+        skipped=zero,
+        skipped_in_a_row=zero,
+        extra=extra,
+    )
+
+
+def stream(key: Key, purpose: str, step: Array | int = 0) -> Key:
+    """The key of one purpose at one step; any step can be replayed without those before it.
+
+    >>> a, b = stream(jax.random.key(0), "rollout", 3), stream(jax.random.key(0), "rollout", 4)
+    >>> bool(jnp.array_equal(jax.random.key_data(a), jax.random.key_data(b)))
+    False
+    """
+    return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(purpose.encode())), step)
+
+
+def all_finite(tree: Any) -> Array:
+    """Whether every number of a tree is finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
+
+
+def apply_gradients(
+    state: TrainState, grads: Params, loss: Array, tx: optax.GradientTransformation
+) -> tuple[TrainState, Array]:
+    """One optimizer step, skipped and counted if the loss or a gradient is not finite.
+
+    Returns the new state and the global norm of the gradient before clipping.
+    """
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    bad = jnp.where(finite, 0, 1).astype(jnp.int32)
+    after = dataclasses.replace(
+        state,
+        params=keep(params, state.params),
+        opt_state=keep(opt_state, state.opt_state),
+        skipped=state.skipped + bad,
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+    )
+    return after, norm
