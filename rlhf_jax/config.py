@@ -13,7 +13,11 @@ from typing import Any, Optional, TypeVar
 C = TypeVar("C")
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """Something the user can mend: shown as one line, without a traceback."""
+
+
+class ConfigError(UserError, ValueError):
     """A setting that cannot work: names the key, its value and what would be accepted."""
 
     def __init__(self, key: str, value: object, accepted: str):
@@ -81,6 +85,7 @@ class RewardModelConfig:
     log_every: int = 20
     margin: float = dynamic(0.0)  # scales the margin stored with each pair
     centering_coef: float = dynamic(0.0)  # pulls the mean of the two scores to 0
+    normalize: bool = True  # then shift and scale to mean 0, variance 1 over reference samples
     optim: OptimConfig = field(default_factory=OptimConfig)
 
 
@@ -187,15 +192,16 @@ class SinkConfig:
 class RunConfig:
     """How a run is carried out; changes no number it computes."""
 
-    dir: str = "outputs"
     cache: bool = True  # reuse SFT and reward-model stages of earlier runs
     cache_dir: Optional[str] = None
     checkpoint_every: int = 50  # PPO updates
     keep_checkpoints: int = 2
-    chunk: int = 1  # PPO updates per compiled call
     max_skipped: int = 10  # non-finite updates in a row before the run stops
     stall_seconds: float = 600.0  # a compiled call silent for this long is reported
     device: str = choice("auto", "cpu", "gpu", "tpu")
+    threads: Optional[int] = None  # of XLA's CPU pool; default: one a core
+    compile_cache: bool = True  # keep compiled programs for later runs
+    matmul_precision: str = choice("float32", "tensorfloat32", "bfloat16")  # of accelerators
     progress: bool = True
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 
@@ -91,18 +91,19 @@ class _Clock:
         self.total, self.now, self.start = total, now, now()
         self.first: tuple[int, float] | None = None
 
-    def line(self, step: int) -> str:
-        """Such as "0:12 + 1:30 left"."""
-        seconds = self.now()
-        elapsed = short_time(seconds - self.start)
-        if step >= self.total:
-            return elapsed
+    def elapsed(self) -> str:
+        """Such as "0:12"."""
+        return short_time(self.now() - self.start)
+
+    def left(self, step: int) -> str:
+        """Such as "1:30 left"; empty while unknown and at the end."""
+        now = self.now()
         if self.first is None:
-            self.first = (step, seconds)
-        steps, spent = step - self.first[0], seconds - self.first[1]
-        if steps <= 0:
-            return elapsed
-        return f"{elapsed}, {short_time(spent / steps * (self.total - step))} left"
+            self.first = (step, now)
+        steps, seconds = step - self.first[0], now - self.first[1]
+        if steps <= 0 or step >= self.total:
+            return ""
+        return f"{short_time(seconds / steps * (self.total - step))} left"
 
 
 class _Silent:
@@ -113,11 +114,11 @@ class _Silent:
 class _LiveBar:
     def __init__(self, progress: Progress, stage: str, total: int):
         self.progress, self.clock = progress, _Clock(total)
-        self.task = progress.add_task(stage, total=total, time="", numbers="")
+        self.task = progress.add_task(stage, total=total, left="", numbers="compiling")
 
     def update(self, step: int, numbers: Mapping[str, float] | None = None) -> None:
-        fields = {"time": self.clock.line(step), "numbers": _numbers(numbers)}
-        self.progress.update(self.task, completed=step, **fields)
+        shown = _numbers(numbers)
+        self.progress.update(self.task, completed=step, left=self.clock.left(step), numbers=shown)
 
 
 def _live(console: Console) -> Progress:
@@ -125,7 +126,8 @@ def _live(console: Console) -> Progress:
         TextColumn("{task.description:<12}", markup=False),
         BarColumn(bar_width=16),
         TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False),
-        TextColumn("{task.fields[time]}", style="dim", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", style="dim", markup=False),
         TextColumn("{task.fields[numbers]}", markup=False),
         console=console,
         refresh_per_second=5,
@@ -142,7 +144,7 @@ class _PlainBar:
 
     def update(self, step: int, numbers: Mapping[str, float] | None = None) -> None:
         tenth, now = 10 * step // max(self.total, 1), self.clock.now()
-        times = self.clock.line(step)
+        times = f"{self.clock.elapsed()}  {self.clock.left(step)}".rstrip()
         if tenth > self.tenth or now - self.spoke >= 10:
             self.tenth, self.spoke = tenth, now
             place = f"{self.stage:<12} {step}/{self.total}  {times}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -51,30 +50,29 @@ class StageCache:
             _discard(entry)
             return None
 
-    def put(self, key: Mapping[str, Any], params: Params, info: Mapping[str, Any]) -> Path:
+    def put(self, key: Mapping[str, Any], params: Params, info: Mapping[str, Any]) -> None:
         """Stores a stage; when another process stored it first, theirs stays.
+
+        A cache that cannot be written (full disk, read-only home) is a warning: the run goes on.
 
         Args:
           key: as in `get`.
           params: nested dict of arrays.
           info: plain values, such as final metrics.
-
-        Returns:
-          The entry's directory.
         """
         entry = self.entry(key)
-        self.root.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=self.root, prefix=".building-"))
         try:
-            save_params(building / "params.safetensors", params, info)
-            write_json(building / "key.json", key)  # for people who wonder what this entry is
-            os.rename(building, entry)
-        except OSError:
-            if not entry.is_dir():  # a full disk, say: not a race we lost
-                raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-        return entry
+            self.root.mkdir(parents=True, exist_ok=True)
+            building = Path(tempfile.mkdtemp(dir=self.root, prefix=".building-"))
+            try:
+                save_params(building / "params.safetensors", params, info)
+                write_json(building / "key.json", key)  # for people who wonder what this is
+                os.rename(building, entry)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+        except OSError as error:
+            if not entry.is_dir():  # else: another process won the race
+                console.warn(f"stage not cached: {error}")
 
 
 def _discard(entry: Path) -> None:

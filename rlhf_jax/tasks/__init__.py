@@ -1,1 +1,23 @@
-"""Text tasks: prompts, texts, preference pairs and rewards. `make_task` builds one from its config."""
+"""Text tasks: prompts, texts, preference pairs and rewards."""
+
+from __future__ import annotations
+
+from rlhf_jax.config import ConfigError, TaskConfig
+from rlhf_jax.tasks.protocol import Task
+
+
+def make_task(config: TaskConfig) -> Task:
+    """Builds the task of a config; each is imported only when asked for.
+
+    Raises:
+      ConfigError: settings that cannot work.
+    """
+    if config.name == "reviews":
+        from rlhf_jax.tasks.reviews import make_reviews as make
+    elif config.name == "imdb":
+        from rlhf_jax.tasks.imdb import make_imdb as make
+    elif config.name == "jsonl":
+        from rlhf_jax.tasks.jsonl import make_jsonl as make
+    else:
+        raise ConfigError("task.name", config.name, "must be one of reviews, imdb, jsonl")
+    return make(config)  # pyright: ignore[reportArgumentType]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from rlhf_jax.types import PairBatch, ScoreFn, Sequences
 
@@ -18,6 +21,7 @@ class TextCodec(NamedTuple):
     pad_id: int
     bos_id: int
     eos_id: int
+    serialized: str = ""  # of a trained tokenizer; empty where the vocabulary is fixed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,3 +48,13 @@ class Task:
     facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
     # Lines worth telling the user once (rows skipped, files read, cache used).
     notes: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """A hash of all training data: stages trained on the same data can be shared."""
+        digest = hashlib.sha256(f"{self.name} {self.codec.vocab_size}".encode())
+        pairs = (self.train_pairs.chosen, self.train_pairs.rejected)
+        for part in (self.train_text, *pairs, self.train_prompts):
+            for array in (np.asarray(part.tokens), np.asarray(part.mask)):
+                digest.update(f"{array.shape}{array.dtype}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()

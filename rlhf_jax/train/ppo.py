@@ -79,8 +79,12 @@ def make_ppo(
     eos_id: int,
     pad_id: int,
     score: Callable[[Frozen, TextRollout], Array],
+    watch: Callable[[TextRollout], Metrics] = lambda rollout: {},
 ) -> PPO:
-    """PPO on `static`, the part of the config that is compiled in; `hparams` is the traced part."""
+    """PPO on `static`, the part of the config that is compiled in; `hparams` is the traced part.
+
+    `score` is the reward of each completion [B]; `watch` adds metrics that are not trained on.
+    """
 
     def collect(state: TrainState, prompts: Sequences, hparams: dict) -> TextRollout:
         config = merge_dynamic(static, hparams)
@@ -114,7 +118,7 @@ def make_ppo(
         )
         experience, metrics = make_experience(model, config, state, rollout, scored, frozen)
         state, steps = optimize(model, config, state, experience)
-        metrics = {"objective/scores": jnp.mean(scores)} | metrics | steps
+        metrics = {"objective/scores": jnp.mean(scores)} | watch(rollout) | metrics | steps
         metrics["val/num_eos_tokens"] = jnp.sum(rollout.completion_tokens == eos_id, dtype=jnp.int32)
         state = after_update(config, state, metrics["objective/kl"])
         metrics["episode"] = state.update * config.algo.batch_size

@@ -1,4 +1,4 @@
-"""A weighted grammar written as text, compiled to a deterministic automaton over tokens."""
+"""Rules compiled to a deterministic automaton: p(next token | state)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rlhf_jax.tasks.reviews.rules import GrammarError, Rules, Symbols, parse_rules
 from rlhf_jax.tasks.reviews.vocabulary import BOS, EOS, PAD, SPECIAL
 
 START, FINISHED = 0, 1  # before BOS; after EOS
-MAX_STATES, MAX_DEPTH = 20_000, 100
+MAX_STATES, MAX_DEPTH = 3_000, 100
 
-Stack = tuple[str, ...]  # the symbols still to be written, next one first
+Stack = Symbols  # the symbols still to be written, next one first
 Belief = tuple[tuple[Stack, float], ...]  # what may still be to write, given the words so far
-Rules = dict[str, list[tuple[float, Stack]]]
-
-
-class GrammarError(ValueError):
-    """Rules that do not describe an automaton; the message names the rule."""
 
 
 class Grammar(NamedTuple):
@@ -30,54 +26,6 @@ class Grammar(NamedTuple):
     words: tuple[str, ...]  # [V], the word of each token id
     probs: np.ndarray  # [S, V] float64, rows sum to 1
     next_state: np.ndarray  # [S, V] int32, -1 where the probability is 0
-
-
-def parse_rules(text: str) -> Rules:
-    """Reads lines `NAME = alternative | 2 alternative`; a leading number is the weight, else 1.
-
-    Upper-case symbols name rules, all others are words; an alternative may be empty. A line that
-    starts with `|` continues the rule above. `#` starts a comment.
-
-    Raises:
-        GrammarError: a rule defined twice, used but not defined, or with weights not positive.
-
-    >>> parse_rules("A = good B | 2\\nB = film")
-    {'A': [(0.3333333333333333, ('good', 'B')), (0.6666666666666666, ())], 'B': [(1.0, ('film',))]}
-    """
-    rules: Rules = {}
-    for name, body in _rule_lines(text):
-        if name in rules:
-            raise GrammarError(f"rule {name} is defined twice")
-        alternatives = [_alternative(name, part.split()) for part in body.split("|")]
-        total = sum(weight for weight, _ in alternatives)
-        rules[name] = [(weight / total, symbols) for weight, symbols in alternatives]
-    used = {s for parts in rules.values() for _, symbols in parts for s in symbols}
-    missing = sorted(s for s in used if s.isupper() and s not in rules)
-    if missing or not rules:
-        raise GrammarError(f"rules used but not defined: {', '.join(missing) or 'there are none'}")
-    return rules
-
-
-def _rule_lines(text: str) -> list[tuple[str, str]]:
-    lines: list[tuple[str, str]] = []
-    for line in (raw.split("#")[0].strip() for raw in text.splitlines()):
-        if line.startswith("|") and lines:
-            lines[-1] = (lines[-1][0], f"{lines[-1][1]} {line}")
-        elif line:
-            name, equals, body = line.partition("=")
-            if not equals or not name.strip().isupper():
-                raise GrammarError(f"expected `NAME = ...`, got {line!r}")
-            lines.append((name.strip(), body))
-    return lines
-
-
-def _alternative(name: str, symbols: list[str]) -> tuple[float, Stack]:
-    weight = 1.0
-    if symbols and symbols[0].replace(".", "", 1).isdigit():
-        weight = float(symbols.pop(0))
-    if weight <= 0:
-        raise GrammarError(f"rule {name}: weight {weight} is not positive")
-    return weight, tuple(symbols)
 
 
 def compile_grammar(text: str) -> Grammar:
@@ -100,9 +48,9 @@ def compile_grammar(text: str) -> Grammar:
     words = (*SPECIAL, *sorted(_terminals(rules)))
     ids = {word: i for i, word in enumerate(words)}
     root: Belief = (((next(iter(rules)),), 1.0),)
-    states: dict[Belief, int] = {root: 2}
+    states: dict[Belief, int] = {root: 2}  # 0 and 1 are START and FINISHED
     edges = [(START, BOS, 2, 1.0), (FINISHED, PAD, FINISHED, 1.0)]
-    queue = [root]
+    queue: list[Belief] = [root]
     for belief in queue:  # grows while we walk it
         for word, (prob, after) in _step(belief, rules).items():
             if after and after not in states:

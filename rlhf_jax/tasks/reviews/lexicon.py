@@ -25,7 +25,7 @@ BOUNDARY = (".", "but", "and")  # a degree or a negation reaches no further
 
 # How the degree before a valence word scales it. Negation flips only partly: "not bad" is not
 # "good", and "not very good" is milder than "not good".
-PLAIN_SCALE, STRONG_SCALE, WEAK_SCALE = 1.0, 1.6, 0.6
+PLAIN, STRONG_SCALE, WEAK_SCALE = 1.0, 1.6, 0.6
 NOT_SCALE, NOT_STRONG_SCALE = -0.6, -0.4
 
 # Worth of the first, second, ... word of the same sign; the last entry holds for all later
@@ -33,3 +33,14 @@ NOT_SCALE, NOT_STRONG_SCALE = -0.6, -0.4
 FADE = (1.0, 1.0, 0.8, 0.5, 0.2, 0.0)
 REPETITION = -2.0  # a valence word or strong degree that repeats the last such word
 UNGRAMMATICAL = -1.5  # a token the grammar cannot write here
+
+
+def scale(negated: bool, degree: float) -> float:
+    """Factor on the valence of a word after this degree, negated or not.
+
+    >>> scale(False, STRONG_SCALE), scale(True, PLAIN), scale(True, STRONG_SCALE)
+    (1.6, -0.6, -0.4)
+    """
+    if not negated:
+        return degree
+    return NOT_STRONG_SCALE if degree == STRONG_SCALE else NOT_SCALE

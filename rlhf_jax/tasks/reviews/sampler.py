@@ -35,19 +35,26 @@ def continue_texts(
     return tokens
 
 
-def draw_texts(
-    grammar: Grammar, count: int, width: int, rng: np.random.Generator
-) -> np.ndarray:
+def draw_texts(grammar: Grammar, count: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Whole texts with BOS and EOS, right-padded to `width`: tokens [count, width] int32."""
     return continue_texts(grammar, np.full(count, START), width, rng)
 
 
 def run_states(grammar: Grammar, tokens: np.ndarray) -> np.ndarray:
-    """The state after each prefix, [N, L + 1] from tokens [N, L]; -1 once a token is impossible."""
+    """Where the grammar stands before each token and at the end.
+
+    Args:
+        grammar: S states over V tokens.
+        tokens: [N, L], starting with BOS; padding on either side changes nothing.
+
+    Returns:
+        States [N, L + 1]; -1 after a token that was impossible.
+    """
     states = np.full((len(tokens), tokens.shape[1] + 1), START, np.int64)
     for t, token in enumerate(tokens.T):
         before = states[:, t]
-        states[:, t + 1] = np.where(before < 0, -1, grammar.next_state[before, token])
+        after = np.where(before < 0, -1, grammar.next_state[before, token])
+        states[:, t + 1] = np.where(token == PAD, before, after)
     return states
 
 
@@ -56,14 +63,68 @@ def log_prob(grammar: Grammar, tokens: np.ndarray) -> np.ndarray:
 
     Args:
         grammar: S states over V tokens.
-        tokens: [N, L], right-padded; without EOS it is the probability of the opening.
+        tokens: [N, L]; without EOS it is the probability of the opening.
 
     Returns:
         [N] float64, -inf for a text the grammar cannot write.
+
+    >>> from rlhf_jax.tasks.reviews.grammar import compile_grammar
+    >>> coin = compile_grammar("A = heads | 3 tails")
+    >>> np.exp(log_prob(coin, np.array([[1, 3, 2, 0], [1, 4, 2, 0], [1, 4, 4, 2]]))).tolist()
+    [0.25, 0.75, 0.0]
     """
     states = run_states(grammar, tokens)[:, :-1]  # [N, L]
     prob = np.where(states < 0, 0.0, grammar.probs[states, tokens])
-    # Padding after an unfinished opening is not a word of it.
-    prob = np.where((tokens == PAD) & (states >= 0), 1.0, prob)
     with np.errstate(divide="ignore"):
-        return np.log(prob).sum(axis=1)
+        return np.log(np.where(tokens == PAD, 1.0, prob)).sum(axis=1)
+
+
+def draw_openings(
+    grammar: Grammar, count: int, lengths: tuple[int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """BOS and the first few words of a text, their number uniform in `lengths` (both included).
+
+    Args:
+        grammar: its shortest text must be longer than `lengths[1]` words.
+        count: openings N.
+        lengths: fewest and most words.
+        rng: where randomness comes from.
+
+    Returns:
+        Tokens [N, lengths[1] + 1] int32, right-padded.
+    """
+    tokens = draw_texts(grammar, count, lengths[1] + 1, rng)
+    sizes = rng.integers(lengths[0], lengths[1] + 1, count)[:, None]
+    return np.where(np.arange(lengths[1] + 1)[None] <= sizes, tokens, PAD)
+
+
+def pad_left(tokens: np.ndarray) -> np.ndarray:
+    """Moves right padding to the left.
+
+    >>> pad_left(np.array([[1, 7, 0], [1, 7, 8]])).tolist()
+    [[0, 1, 7], [1, 7, 8]]
+    """
+    width = tokens.shape[1]
+    shift = (tokens == PAD).sum(axis=1, keepdims=True)
+    source = np.arange(width)[None] - shift
+    return np.where(source < 0, PAD, np.take_along_axis(tokens, np.maximum(source, 0), axis=1))
+
+
+def append_texts(openings: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Puts each continuation directly behind its opening.
+
+    Args:
+        openings: [N, P], right-padded.
+        rest: [N, L], right-padded, L >= P.
+
+    Returns:
+        [N, L]; what does not fit is cut.
+
+    >>> append_texts(np.array([[1, 7], [1, 0]]), np.array([[8, 2, 0, 0], [9, 9, 2, 0]])).tolist()
+    [[1, 7, 8, 2], [1, 9, 9, 2]]
+    """
+    column = np.arange(rest.shape[1])[None]  # [1, L]
+    source = column - (openings != PAD).sum(axis=1, keepdims=True)  # [N, L]
+    moved = np.take_along_axis(rest, np.maximum(source, 0), axis=1)
+    front = np.pad(openings, ((0, 0), (0, rest.shape[1] - openings.shape[1])))
+    return np.where(source < 0, front, moved)

@@ -1,0 +1,1 @@
+"""Entry points: one short Hydra program a job."""

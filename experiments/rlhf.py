@@ -1,0 +1,30 @@
+"""Supervised model, reward model and PPO on a text task.
+
+    python -m experiments.rlhf                          # the embedded task, about two minutes
+    python -m experiments.rlhf task=imdb                # real reviews and human ratings
+    python -m experiments.rlhf algo.kl_coef=0.1 model=small seed=3 sink=wandb
+    python -m experiments.rlhf resume=outputs/rlhf/...  # go on with a run that was stopped
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments._cli import launch
+from rlhf_jax import runtime
+from rlhf_jax.checks import check_config
+from rlhf_jax.config import RLHFConfig
+
+
+def main(config: RLHFConfig, output_dir: Path) -> None:
+    """Runs the pipeline in `output_dir`."""
+    check_config(config)
+    runtime.setup(config.run)
+    runtime.connect(config.run)
+    from rlhf_jax.train.run import run_rlhf  # imports jax, so only after the set-up
+
+    run_rlhf(config, output_dir)
+
+
+if __name__ == "__main__":
+    launch(main, "rlhf", RLHFConfig)

@@ -1,0 +1,67 @@
+"""What the logged numbers are called, in words and units a newcomer can read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Quantity(NamedTuple):
+    """A metric as shown to people."""
+
+    label: str
+    unit: str = ""
+    meaning: str = ""
+
+
+QUANTITIES = {
+    "objective/scores": Quantity(
+        "reward-model score", "points", "what PPO is trained to raise; higher is better"
+    ),
+    "gold/score": Quantity(
+        "gold reward", "points", "the task's true reward, hidden from training; higher is better"
+    ),
+    "objective/kl": Quantity(
+        "KL from the start", "nats/text", "how far the policy moved away from the SFT policy"
+    ),
+    "objective/kl_coef": Quantity("KL coefficient", "points/nat", "price of moving away"),
+    "objective/entropy": Quantity(
+        "entropy", "nats/text", "how varied the texts are; near 0: always the same text"
+    ),
+    "policy/entropy_avg": Quantity("entropy", "nats/token", "how open the choice of a token is"),
+    "objective/rlhf_reward": Quantity("score minus KL cost", "points", "what PPO maximises"),
+    "objective/non_score_reward": Quantity("KL cost", "points", "the part of the reward from KL"),
+    "tokens/completion_length": Quantity("length", "tokens", "of a completion, its end included"),
+    "val/num_eos_tokens": Quantity("finished texts", "texts", "completions that end by themselves"),
+    "policy/approxkl_avg": Quantity("KL per update", "nats/token", "size of a PPO update"),
+    "policy/clipfrac_avg": Quantity("clipped tokens", "share", "tokens where the clip acts"),
+    "loss/policy_avg": Quantity("policy loss"),
+    "loss/value_avg": Quantity("value loss", "points²"),
+    "val/ratio": Quantity("probability ratio", "", "new over old policy"),
+    "val/ratio_first": Quantity(
+        "first ratio", "", "before any step of the update; 1 if all is well"
+    ),
+    "val/explained_variance": Quantity("explained variance", "", "1: the critic is perfect"),
+    "loss": Quantity("loss", "nats"),
+    "heldout_loss": Quantity("held-out loss", "nats"),
+    "accuracy": Quantity("accuracy", "share", "pairs ranked as the annotator did"),
+    "heldout_accuracy": Quantity("held-out accuracy", "share", "the same on unseen pairs"),
+}
+
+
+def describe(metric: str) -> Quantity:
+    """Label, unit and meaning of a metric; an unknown one is called by its own name.
+
+    >>> describe("objective/kl").unit, describe("my/metric").label
+    ('nats/text', 'my/metric')
+    """
+    return QUANTITIES.get(metric, Quantity(metric))
+
+
+def labelled(metric: str) -> str:
+    """Label with its unit, as on a plot's axis.
+
+    >>> labelled("tokens/completion_length")
+    'length (tokens)'
+    """
+    quantity = describe(metric)
+    return f"{quantity.label} ({quantity.unit})" if quantity.unit else quantity.label

@@ -1,0 +1,209 @@
+"""Pictures of one run: how each stage learned, and what PPO paid for its reward."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from rlhf_jax.report import style
+from rlhf_jax.report.load import Columns, facts_of, load_metrics, load_summary
+from rlhf_jax.report.names import labelled
+from rlhf_jax.report.style import COLORS
+
+REWARDS = {
+    "objective/scores": ("reward model (trained on)", COLORS.blue),
+    "gold/score": ("gold (the truth)", COLORS.orange),
+}
+
+
+class Run(NamedTuple):
+    """A run as read from disk."""
+
+    stages: Mapping[str, Columns]
+    facts: Mapping[str, float]
+
+    def column(self, stage: str, name: str) -> np.ndarray | None:
+        """A column, None if the run has none."""
+        return self.stages.get(stage, {}).get(name)
+
+
+class Panel(NamedTuple):
+    """One plot: draws on axes, and needs at least one of these columns."""
+
+    draw: Callable[[Axes, Run], None]
+    needs: tuple[tuple[str, str], ...]
+
+    def has_data(self, run: Run) -> bool:
+        """Whether the run logged anything this plot shows."""
+        return any(run.column(*need) is not None for need in self.needs)
+
+
+def plot_run(run_dir: str | os.PathLike[str]) -> list[Path]:
+    """Draws every plot the run has data for into `plots/`.
+
+    Args:
+      run_dir: a run directory with `metrics.jsonl`, and `summary.json` if the run has ended.
+
+    Returns:
+      The pictures written, `plots/overview.png` first.
+
+    Raises:
+      FileNotFoundError: the run has no `metrics.jsonl`.
+    """
+    folder = Path(run_dir)
+    facts = facts_of(load_summary(folder / "summary.json"))
+    run = Run(load_metrics(folder / "metrics.jsonl"), facts)
+    panels = {name: panel for name, panel in PANELS.items() if panel.has_data(run)}
+    if not panels:
+        return []
+    (folder / "plots").mkdir(exist_ok=True)
+    paths = [_overview(folder / "plots" / "overview.png", panels, run)]
+    return paths + [_single(folder / "plots" / f"{n}.png", p, run) for n, p in panels.items()]
+
+
+def _single(path: Path, panel: Panel, run: Run) -> Path:
+    figure, grid = style.figure(1, 1)
+    panel.draw(grid[0], run)
+    return style.save(figure, path)
+
+
+def _overview(path: Path, panels: Mapping[str, Panel], run: Run) -> Path:
+    chosen = [panels[name] for name in OVERVIEW if name in panels]
+    chosen = (chosen or list(panels.values()))[:6]
+    columns = min(3, len(chosen))
+    figure, grid = style.figure(-(-len(chosen) // columns), columns)
+    for axes, panel in zip(grid, chosen):
+        panel.draw(axes, run)
+    for axes in grid[len(chosen) :]:
+        axes.set_visible(False)
+    return style.save(figure, path)
+
+
+def draw_reward(axes: Axes, run: Run) -> None:
+    """Learned and gold reward against the update."""
+    style.title(axes, "Reward while PPO trains", "PPO update", "mean score of the texts (points)")
+    _curves(axes, run, "ppo", REWARDS)
+    style.legend(axes)
+
+
+def draw_frontier(axes: Axes, run: Run) -> None:
+    """Reward against the distance from the reference."""
+    style.title(axes, "What each nat of KL buys", labelled("objective/kl"), "mean score (points)")
+    kl = run.column("ppo", "objective/kl")
+    for name, (label, color) in REWARDS.items():
+        column = run.column("ppo", name)
+        if kl is not None and column is not None:
+            style.cloud(axes, kl, column, _updates(run, "ppo"), color, label)
+    style.legend(axes, title="darker: later update")
+
+
+def draw_kl(axes: Axes, run: Run) -> None:
+    """KL to the reference with its target, and the coefficient that steers it."""
+    style.title(axes, "Distance from the SFT policy", "PPO update", labelled("objective/kl"))
+    _curves(axes, run, "ppo", {"objective/kl": ("KL", COLORS.blue)})
+    _level(axes, run, "kl_target", "target")
+    coefficient = run.column("ppo", "objective/kl_coef")
+    if coefficient is not None:
+        right = style.second_axis(axes, labelled("objective/kl_coef"), COLORS.orange)
+        style.line(
+            right, _updates(run, "ppo"), coefficient, COLORS.orange, "coefficient", noisy=False
+        )
+        style.legend(axes, right)
+    else:
+        style.legend(axes)
+
+
+def draw_entropy(axes: Axes, run: Run) -> None:
+    """Entropy of the policy."""
+    style.title(axes, "Variety of the texts", "PPO update", labelled("objective/entropy"))
+    if run.column("ppo", "objective/entropy") is None:
+        axes.set_ylabel(labelled("policy/entropy_avg"))
+        _curves(axes, run, "ppo", {"policy/entropy_avg": ("entropy", COLORS.blue)})
+    else:
+        _curves(axes, run, "ppo", {"objective/entropy": ("entropy", COLORS.blue)})
+    axes.set_ylim(bottom=0)
+
+
+def draw_length(axes: Axes, run: Run) -> None:
+    """Length of completions."""
+    style.title(axes, "Length of the texts", "PPO update", "mean completion length (tokens)")
+    name = "tokens/completion_length"
+    _curves(axes, run, "ppo", {name: ("length", COLORS.blue)})
+    axes.set_ylim(bottom=0)
+
+
+def draw_ppo_losses(axes: Axes, run: Run) -> None:
+    """Policy and value loss."""
+    style.title(axes, "PPO losses", "PPO update", labelled("loss/value_avg"))
+    _curves(axes, run, "ppo", {"loss/value_avg": ("value", COLORS.blue)})
+    policy = run.column("ppo", "loss/policy_avg")
+    if policy is not None:
+        right = style.second_axis(axes, "policy loss", COLORS.orange)
+        style.line(right, _updates(run, "ppo"), policy, COLORS.orange, "policy")
+        style.legend(axes, right)
+
+
+def draw_sft(axes: Axes, run: Run) -> None:
+    """Supervised loss with the entropy of the texts as its floor."""
+    style.title(axes, "Supervised fine-tuning", "step", "cross-entropy (nats per token)")
+    _curves(axes, run, "sft", {
+        "loss": ("training", COLORS.blue),
+        "heldout_loss": ("held out", COLORS.orange),
+    })  # fmt: skip
+    _level(axes, run, "entropy_per_token", "best possible")
+    style.legend(axes)
+
+
+def draw_reward_model(axes: Axes, run: Run) -> None:
+    """Accuracy of the reward model with the best a model can reach."""
+    style.title(axes, "Reward model", "step", "pairs ranked right (share)")
+    _curves(axes, run, "reward_model", {
+        "accuracy": ("training", COLORS.blue),
+        "heldout_accuracy": ("held out", COLORS.orange),
+    })  # fmt: skip
+    _level(axes, run, "bayes_pair_accuracy", "best possible")
+    style.legend(axes)
+
+
+def draw_reward_model_loss(axes: Axes, run: Run) -> None:
+    """Loss of the reward model."""
+    style.title(axes, "Reward model loss", "step", "loss (nats per pair)")
+    _curves(axes, run, "reward_model", {"loss": ("training", COLORS.blue)})
+
+
+def _curves(axes: Axes, run: Run, stage: str, curves: Mapping[str, tuple[str, str]]) -> None:
+    for name, (label, color) in curves.items():
+        column = run.column(stage, name)
+        if column is not None:
+            style.line(axes, _updates(run, stage), column, color, label)
+
+
+def _updates(run: Run, stage: str) -> np.ndarray:
+    table = run.stages[stage]
+    return table.get("update", np.arange(len(next(iter(table.values()))), dtype=float))
+
+
+def _level(axes: Axes, run: Run, fact: str, label: str) -> None:
+    if fact in run.facts:
+        style.level(axes, run.facts[fact], label)
+
+
+PANELS = {
+    "reward": Panel(draw_reward, (("ppo", "objective/scores"), ("ppo", "gold/score"))),
+    "reward_kl": Panel(draw_frontier, (("ppo", "objective/kl"),)),
+    "kl": Panel(draw_kl, (("ppo", "objective/kl"),)),
+    "entropy": Panel(draw_entropy, (("ppo", "objective/entropy"), ("ppo", "policy/entropy_avg"))),
+    "length": Panel(draw_length, (("ppo", "tokens/completion_length"),)),
+    "ppo_losses": Panel(draw_ppo_losses, (("ppo", "loss/value_avg"), ("ppo", "loss/policy_avg"))),
+    "sft": Panel(draw_sft, (("sft", "loss"), ("sft", "heldout_loss"))),
+    "reward_model": Panel(
+        draw_reward_model, (("reward_model", "accuracy"), ("reward_model", "heldout_accuracy"))
+    ),
+    "reward_model_loss": Panel(draw_reward_model_loss, (("reward_model", "loss"),)),
+}
+OVERVIEW = ("sft", "reward_model", "reward", "reward_kl", "kl", "length")

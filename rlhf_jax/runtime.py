@@ -1,0 +1,63 @@
+"""Platform set-up. Must run before jax is imported: jax reads these settings once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from rlhf_jax.config import ConfigError, RunConfig
+
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+
+
+def user_cache() -> Path:
+    """The folder for downloads, finished stages and compiled programs, outside the repository.
+
+    `RLHF_JAX_CACHE` in the environment moves it.
+    """
+    import platformdirs
+
+    return Path(os.environ.get("RLHF_JAX_CACHE") or platformdirs.user_cache_dir("rlhf_jax"))
+
+
+def setup(run: RunConfig) -> None:
+    """Chooses platform, threads, compilation cache and precision through the environment.
+
+    On CPU, programs over many lanes can wait for ever in XLA's thread pool, which is as wide as
+    the machine has cores; a pool of one thread cannot starve. `run.threads` sets the pool.
+
+    Raises:
+      RuntimeError: jax was imported before.
+    """
+    if "jax" in sys.modules:
+        raise RuntimeError("runtime.setup must run before jax is imported")
+    env = os.environ
+    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if run.device != "auto":
+        env["JAX_PLATFORMS"] = PLATFORMS[run.device]
+    if run.threads is not None:
+        env["NPROC"] = str(run.threads)
+    if run.compile_cache:
+        env.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "compiled"))
+        env.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+        env.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    env["JAX_DEFAULT_MATMUL_PRECISION"] = run.matmul_precision
+
+
+def connect(run: RunConfig) -> str:
+    """Imports jax, makes sure the device is there and returns its kind.
+
+    Raises:
+      ConfigError: the device asked for is not there.
+    """
+    # jax tells of its own progress with deprecations; a run's console is not the place for them.
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    import jax
+
+    try:
+        return jax.devices()[0].device_kind
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError("run.device", run.device, f"not usable here ({reason}); use cpu") from None

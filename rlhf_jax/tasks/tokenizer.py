@@ -1,0 +1,120 @@
+"""Byte-level BPE trained on a task's own text, and token lists as padded arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from rlhf_jax.config import ConfigError
+from rlhf_jax.tasks.packages import cache_root, content_key, write_atomic
+from rlhf_jax.tasks.protocol import TextCodec
+from rlhf_jax.types import Sequences
+
+SPECIALS = ("<pad>", "<bos>", "<eos>")
+PAD, BOS, EOS = range(3)
+MIN_VOCAB = len(SPECIALS) + 256  # every byte has a token, so no text is ever unknown
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE of at most `vocab_size` tokens; the same texts give the same tokenizer.
+
+    Raises: ConfigError where the vocabulary has no room for the 256 bytes.
+
+    >>> bpe = train_bpe(["so good", "so good", "so bad"], 300)
+    >>> bpe.decode(bpe.encode("so good \U0001f600").ids)
+    'so good \U0001f600'
+    """
+    if vocab_size < MIN_VOCAB:
+        raise ConfigError("task.vocab_size", vocab_size, f"at least {MIN_VOCAB}")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return _plain_specials(bpe)
+
+
+def cached_bpe(texts: Sequence[str], vocab_size: int, cache_dir: str | None = None) -> Tokenizer:
+    """`train_bpe`, kept in the cache under a hash of the texts and the size."""
+    key = content_key(str(vocab_size), *texts)
+    path = cache_root(cache_dir) / "tokenizers" / f"bpe-{key}.json"
+    if not path.exists():
+        write_atomic(path, train_bpe(texts, vocab_size).to_str().encode())
+    return _plain_specials(Tokenizer.from_file(str(path)))
+
+
+def _plain_specials(bpe: Tokenizer) -> Tokenizer:
+    # A review that spells "<eos>" must not end its own sequence. The flag is not in the JSON.
+    bpe.encode_special_tokens = True
+    return bpe
+
+
+def make_codec(bpe: Tokenizer) -> TextCodec:
+    """The codec of a tokenizer from `train_bpe`; `decode` accepts any array of ids."""
+
+    def encode(text: str) -> list[int]:
+        return bpe.encode(text, add_special_tokens=False).ids
+
+    def decode(ids: Sequence[int]) -> str:
+        return bpe.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    return TextCodec(encode, decode, bpe.get_vocab_size(), PAD, BOS, EOS)
+
+
+def encode_all(bpe: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of every text, without BOS or EOS."""
+    return [e.ids for e in bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def pad_rows(rows: Sequence[Sequence[int]], length: int, *, left: bool = False) -> Sequences:
+    """Token lists as [N, length] arrays; no row may be longer.
+
+    >>> pad_rows([[1, 5], [1]], 3).tokens.tolist()
+    [[1, 5, 0], [1, 0, 0]]
+    """
+    sizes = np.array([len(row) for row in rows], np.int32).reshape(-1, 1)  # [N, 1]
+    columns = np.arange(length, dtype=np.int32)[None]  # [1, L]
+    mask = columns >= length - sizes if left else columns < sizes  # [N, L]
+    tokens = np.full(mask.shape, PAD, np.int32)
+    tokens[mask] = np.fromiter((t for row in rows for t in row), np.int32, int(sizes.sum()))
+    return Sequences(tokens=tokens, mask=mask)  # pyright: ignore[reportArgumentType]
+
+
+def closed(tokens: Sequence[int]) -> list[int]:
+    """BOS, the tokens, EOS."""
+    return [BOS, *tokens, EOS]
+
+
+def chunk(tokens: Sequence[int], length: int) -> list[list[int]]:
+    """A long text as pieces of at most `length` tokens, each after BOS; EOS only at its end.
+
+    >>> chunk([7, 8, 9, 10], 4)
+    [[1, 7, 8, 9], [1, 10, 2]]
+    """
+    body = [*tokens, EOS]
+    return [[BOS, *body[i : i + length - 1]] for i in range(0, len(body), length - 1)]
+
+
+def pack(pieces: Iterable[list[int]], length: int) -> list[list[int]]:
+    """Joins neighbouring short pieces into rows of at most `length`, so few slots are padding.
+
+    >>> pack([[1, 7, 2], [1, 5, 6, 7, 8, 9], [1, 8, 2], [1, 9, 2]], 6)
+    [[1, 5, 6, 7, 8, 9], [1, 7, 2, 1, 8, 2], [1, 9, 2]]
+    """
+    full: list[list[int]] = []
+    rows: list[list[int]] = [[]]
+    for piece in pieces:
+        if len(piece) == length:
+            full.append(piece)
+        elif len(rows[-1]) + len(piece) <= length:
+            rows[-1] = rows[-1] + piece
+        else:
+            rows.append(piece)
+    return full + [row for row in rows if row]

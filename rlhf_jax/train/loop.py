@@ -1,0 +1,170 @@
+"""The host loop: advance a compiled program, log, check health, checkpoint, resume."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rlhf_jax.config import RunConfig, UserError
+from rlhf_jax.io.checkpoint import CheckpointStore
+from rlhf_jax.io.console import stage_progress
+from rlhf_jax.io.run_dir import RunDir
+from rlhf_jax.io.sinks import Sink, truncate_after
+from rlhf_jax.io.watchdog import Watchdog
+from rlhf_jax.train.health import check_finite
+from rlhf_jax.train.state import TrainState
+from rlhf_jax.types import Array, Metrics
+
+
+class Interrupted(UserError):
+    """The user asked to stop; the state is on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of training as the loop sees it."""
+
+    name: str
+    total: int  # updates
+    chunk: int  # updates between log rows
+    save_every: int  # updates between checkpoints
+    advance: Callable[[TrainState, int], tuple[TrainState, Mapping[str, Any]]]
+    evaluate: Callable[[TrainState], Mapping[str, Any]] | None = None  # about ten times a stage
+    shown: tuple[str, ...] = ("loss",)  # metrics beside the progress bar
+    check: Callable[[Mapping[str, float]], None] = lambda metrics: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What the stages of one run share."""
+
+    run_dir: RunDir
+    run: RunConfig
+    sink: Sink
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)  # for summary.json
+
+
+def repeat(step: Callable[..., tuple[TrainState, Metrics]]) -> Callable[..., Any]:
+    """`(state, data, hparams, count)` runs `step` `count` times; metrics are the means.
+
+    The count is traced, so a shorter last chunk is not another program.
+    """
+
+    def repeated(state: TrainState, data: Any, hparams: dict, count: Array):
+        _, shapes = jax.eval_shape(step, state, data, hparams)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def body(_: Array, carry: tuple[TrainState, Metrics]):
+            state, metrics = step(carry[0], data, hparams)
+            return state, jax.tree.map(jnp.add, carry[1], metrics)
+
+        state, totals = lax.fori_loop(0, count, body, (state, zeros))
+        return state, jax.tree.map(lambda x: x / count.astype(x.dtype), totals)
+
+    return repeated
+
+
+def compile_timed(f: Callable[..., Any], *args: Any, donate: bool = False) -> tuple[Any, float]:
+    """Compiles `f` for these arguments ahead of time; returns it and the seconds it took."""
+    start = time.monotonic()
+    compiled = jax.jit(f, donate_argnums=(0,) if donate else ()).lower(*args).compile()
+    return compiled, time.monotonic() - start
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collects the first Ctrl-C or TERM, so that an update ends before the run does."""
+    asked: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    old = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old[number] = signal.signal(number, handler)
+    except ValueError:  # not in the main thread: the caller keeps its own handlers
+        pass
+    try:
+        yield asked
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)
+
+
+def run_stage(session: Session, stage: Stage, state: TrainState) -> TrainState:
+    """Runs a stage from its newest checkpoint, or from `state`, to its end."""
+    store = CheckpointStore(
+        session.run_dir.checkpoints / "state" / stage.name, session.run.keep_checkpoints
+    )
+    try:
+        state, before = restore(session, stage, store, state)
+        return advance_to_end(session, stage, store, state, before)
+    finally:
+        store.close()
+
+
+def restore(
+    session: Session, stage: Stage, store: CheckpointStore, state: TrainState
+) -> tuple[TrainState, float]:
+    """The newest checkpointed state, and the seconds spent before it; logged rows match it."""
+    latest = store.latest()
+    if latest is None:
+        truncate_after(session.run_dir.metrics, stage.name, 0)
+        return state, 0.0
+    state, metadata = store.restore(latest, state)
+    truncate_after(session.run_dir.metrics, stage.name, latest)
+    return jax.device_put(state), float(metadata["seconds"])
+
+
+def advance_to_end(
+    session: Session, stage: Stage, store: CheckpointStore, state: TrainState, before: float
+) -> TrainState:
+    """The loop itself."""
+    start, done = time.monotonic() - before, int(state.update)
+    saved = lambda: f"Last checkpoint: update {store.latest()} in {store.directory}."
+    watchdog = Watchdog(session.run.stall_seconds, saved)
+    progress = stage_progress(stage.name, stage.total, enabled=session.run.progress)
+    with stop_requests() as asked, progress as bar:
+        while done < stage.total:
+            count = min(stage.chunk, stage.total - done)
+            with watchdog.guard(f"{stage.name} update {done + 1}"):
+                state, metrics = stage.advance(state, count)
+                metrics = to_numbers(metrics)
+            done += count
+            if stage.evaluate and crosses_tenth(done, count, stage.total):
+                metrics |= to_numbers(stage.evaluate(state))
+            seconds = time.monotonic() - start
+            episode = metrics.pop("episode", math.nan)
+            row = {"stage": stage.name, "update": done, "episode": episode, "seconds": seconds}
+            session.sink.log(row | metrics)
+            bar.update(done, {k: metrics[k] for k in stage.shown if k in metrics})
+            check_finite(stage.name, int(state.skipped_in_a_row), session.run.max_skipped)
+            stage.check(metrics)
+            if done % stage.save_every < count or done == stage.total or asked:
+                store.save(done, state, {"seconds": seconds})
+            if asked and done < stage.total:
+                raise Interrupted(f"{stage.name} stopped after update {done} of {stage.total}")
+    session.stages.setdefault(stage.name, {})["seconds"] = time.monotonic() - start
+    return state
+
+
+def crosses_tenth(done: int, count: int, total: int) -> bool:
+    """Whether the last `count` updates reached another tenth of the stage, or its end."""
+    return done == total or (done * 10) // total > ((done - count) * 10) // total
+
+
+def to_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Device scalars as Python numbers, in one transfer."""
+    return {k: float(v) for k, v in jax.device_get(dict(metrics)).items()}

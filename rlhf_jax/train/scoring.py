@@ -1,0 +1,57 @@
+"""Where the score of a completion comes from: in the compiled program, or plain Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.models.functional import Model
+from rlhf_jax.models.value_heads import score_texts
+from rlhf_jax.tasks.protocol import TextCodec
+from rlhf_jax.tasks.rewards import score_texts as call_reward
+from rlhf_jax.train.ppo import Frozen
+from rlhf_jax.types import Array, Metrics, ScoreFn, TextRollout
+
+ScoreHost = Callable[[TextRollout], np.ndarray]
+
+
+def make_score(
+    reward: str, model: Model, gold: ScoreFn | None
+) -> Callable[[Frozen, TextRollout], Array]:
+    """The in-graph reward: the task's `gold`, or the learned reward model."""
+    if reward == "gold" and gold is not None:
+        return lambda frozen, rollout: gold(rollout.tokens(), rollout.mask())
+    return lambda frozen, rollout: score_texts(
+        model, frozen.reward, rollout.tokens(), rollout.mask()
+    )
+
+
+def make_watch(gold: ScoreFn | None) -> Callable[[TextRollout], Metrics]:
+    """Adds the task's true reward to the metrics, where it has one."""
+    if gold is None:
+        return lambda rollout: {}
+    return lambda rollout: {"gold/score": jnp.mean(gold(rollout.tokens(), rollout.mask()))}
+
+
+def texts_of(codec: TextCodec, rollout: TextRollout) -> list[str]:
+    """Prompt and completion of each row as one text."""
+    return decode_rows(codec, rollout.tokens(), rollout.mask())
+
+
+def decode_rows(codec: TextCodec, tokens: Array, mask: Array) -> list[str]:
+    """The real tokens of each row as text."""
+    return [codec.decode(t[m].tolist()) for t, m in zip(np.asarray(tokens), np.asarray(mask))]
+
+
+def prompt_and_completion(codec: TextCodec, rollout: TextRollout) -> list[tuple[str, str]]:
+    """Prompt and completion of each row as texts of their own."""
+    prompts = decode_rows(codec, rollout.prompt_tokens, rollout.prompt_mask)
+    answers = decode_rows(codec, rollout.completion_tokens, rollout.completion_mask)
+    return list(zip(prompts, answers))
+
+
+def host_score(codec: TextCodec, reward: Callable[[list[str]], list[float]]) -> ScoreHost:
+    """Scores rollouts with a plain callable from texts to floats."""
+    return lambda rollout: call_reward(reward, texts_of(codec, rollout))
