@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -52,6 +53,7 @@ def connect(run: RunConfig) -> str:
     Raises:
       ConfigError: the device asked for is not there.
     """
+    logging.getLogger("absl").setLevel(logging.WARNING)  # checkpointing tells of every step
     # jax tells of its own progress with deprecations; a run's console is not the place for them.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     import jax

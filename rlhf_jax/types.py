@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ Metrics = dict[str, Array]
 T = TypeVar("T", bound=type)
 
 
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: T) -> T:
     """Makes a frozen keyword-only dataclass that is also a pytree; the one way state is written."""
     cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)

@@ -12,3 +12,56 @@ def float64():
     """Runs one test in 64-bit floats."""
     with jax.enable_x64(True):
         yield
+
+
+PAD, BOS, EOS, VOCAB = 0, 1, 2, 12
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """Settings of a run small enough to compile in a second or two."""
+    from rlhf_jax import config as schemas
+
+    return schemas.RLHFConfig(
+        model=schemas.ModelConfig(
+            layers=1, width=16, heads=2, kv_heads=1, ff_width=32, context=32, dtype="float32"
+        ),
+        sampling=schemas.SamplingConfig(max_length=6, temperature=0.7),
+        algo=schemas.PPOConfig(updates=10, batch_size=8, epochs=2, minibatches=2),
+        optim=schemas.OptimConfig(learning_rate=3e-3),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config):
+    """The model of `tiny_config` over 12 tokens (0 pad, 1 BOS, 2 EOS)."""
+    from rlhf_jax.models.transformer import make_transformer
+
+    return make_transformer(tiny_config.model, VOCAB)
+
+
+@pytest.fixture(scope="session")
+def tiny_frozen(tiny_config, tiny_model):
+    """A reference and a reward model with different random parameters."""
+    from rlhf_jax.models.value_heads import init_head
+    from rlhf_jax.train.ppo import Frozen
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    head = init_head(keys[2], tiny_config.model.width)
+    # Sharper than a fresh model, so that a mistaken temperature or position shows.
+    trunk = jax.tree.map(lambda x: 2.0 * x, tiny_model.init(keys[0]))
+    return Frozen(reference=trunk, reward={"trunk": tiny_model.init(keys[1]), "head": head})
+
+
+@pytest.fixture(scope="session")
+def tiny_prompts():
+    """Eight left-padded prompts of 1 to 4 tokens."""
+    import numpy as np
+
+    from rlhf_jax.types import Sequences
+
+    lengths = np.array([4, 1, 2, 3, 4, 2, 3, 1])[:, None]
+    mask = np.arange(4)[None] >= 4 - lengths
+    tokens = np.random.default_rng(0).integers(3, VOCAB, mask.shape).astype(np.int32)
+    tokens[np.arange(8), 4 - lengths[:, 0]] = BOS
+    return jax.tree.map(jax.numpy.asarray, Sequences(tokens=np.where(mask, tokens, PAD), mask=mask))

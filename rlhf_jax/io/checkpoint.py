@@ -30,7 +30,7 @@ class CheckpointStore:
         self.directory = Path(directory).absolute()
         # Synchronous: our states are small, and a donated buffer may not outlive the call.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False, create=True
+            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 

@@ -14,13 +14,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import finite
 from rlhf_jax.types import Params
 
 Keys = tuple[str | int, ...]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint that cannot be read as asked: one line naming the file and the leaf."""
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax.config import UserError
+
 PACKAGES = ("rlhf_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -60,14 +62,14 @@ class RunDir:
         """Makes the directories; harmless when they exist. Returns itself.
 
         Raises:
-          NotADirectoryError: a file stands where the run directory should be.
+          UserError: a file stands where the run directory should be.
         """
         try:
             for folder in (self.path, self.checkpoints, self.plots):
                 folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             message = f"run directory {self.path}: a file of that name is in the way"
-            raise NotADirectoryError(message) from None
+            raise UserError(message) from None
         return self
 
 

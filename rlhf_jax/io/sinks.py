@@ -26,16 +26,16 @@ class Sink(NamedTuple):
 def jsonl_sink(path: Path) -> Sink:
     """Appends each row to `path` as one JSON object a line, on disk before `log` returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
-    file = path.open("a", encoding="utf-8")
-    if not whole:  # a killed run left half a line: ours must not be glued to it
-        file.write("\n")
+    if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
+        _append(path, "\n")  # a killed run left half a line: ours must not be glued to it
 
-    def log(row: Row) -> None:
-        file.write(json_line(row) + "\n")
-        file.flush()
+    # Opened anew for each row: `truncate_after` puts another file in its place.
+    return Sink(lambda row: _append(path, json_line(row) + "\n"), lambda: None)
 
-    return Sink(log, file.close)
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rlhf_jax.config import ConfigError
+
 ADVICE = (
-    "If it never ends: fewer threads help (set NPROC=1 in the environment), or another "
-    "run.device; run.stall_seconds sets when this message appears."
+    "If it never ends: fewer threads help (run.threads=1, or NPROC=1 in the environment), or "
+    "another run.device; run.stall_seconds sets when this message appears."
 )
 
 
@@ -19,11 +21,14 @@ class Watchdog:
     Args:
       stall_seconds: silence after which a block is reported; again after twice as long, and so on.
       message: returns a line on what is safe, such as the last checkpoint.
+
+    Raises:
+      ConfigError: `stall_seconds` is not above 0.
     """
 
     def __init__(self, stall_seconds: float, message: Callable[[], str] = lambda: ""):
         if stall_seconds <= 0:
-            raise ValueError(f"run.stall_seconds={stall_seconds!r}: must be above 0")
+            raise ConfigError("run.stall_seconds", stall_seconds, "must be above 0")
         self.stall_seconds, self.message = stall_seconds, message
 
     @contextmanager

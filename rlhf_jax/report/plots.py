@@ -107,15 +107,12 @@ def draw_kl(axes: Axes, run: Run) -> None:
     style.title(axes, "Distance from the SFT policy", "PPO update", labelled("objective/kl"))
     _curves(axes, run, "ppo", {"objective/kl": ("KL", COLORS.blue)})
     _level(axes, run, "kl_target", "target")
+    if "kl_target" in run.facts:
+        style.name_level(axes, run.facts["kl_target"], "target")
     coefficient = run.column("ppo", "objective/kl_coef")
     if coefficient is not None:
         right = style.second_axis(axes, labelled("objective/kl_coef"), COLORS.orange)
-        style.line(
-            right, _updates(run, "ppo"), coefficient, COLORS.orange, "coefficient", noisy=False
-        )
-        style.legend(axes, right)
-    else:
-        style.legend(axes)
+        style.line(right, _updates(run, "ppo"), coefficient, COLORS.orange, noisy=False)
 
 
 def draw_entropy(axes: Axes, run: Run) -> None:
@@ -144,8 +141,7 @@ def draw_ppo_losses(axes: Axes, run: Run) -> None:
     policy = run.column("ppo", "loss/policy_avg")
     if policy is not None:
         right = style.second_axis(axes, "policy loss", COLORS.orange)
-        style.line(right, _updates(run, "ppo"), policy, COLORS.orange, "policy")
-        style.legend(axes, right)
+        style.line(right, _updates(run, "ppo"), policy, COLORS.orange)
 
 
 def draw_sft(axes: Axes, run: Run) -> None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patheffects import withStroke
 
 
 class Colors(NamedTuple):
@@ -98,28 +98,37 @@ def level(axes: Axes, height: float, label: str) -> None:
     axes.axhline(height, color=COLORS.grey, linestyle="--", linewidth=1.2, label=name)
 
 
+def name_level(axes: Axes, height: float, label: str) -> None:
+    """Writes beside a level what it is, where two scales leave no room for a legend."""
+    axes.margins(y=0.1)
+    text = axes.annotate(
+        f"{label} ({height:.3g})",
+        xy=(0.01, height),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize=9,
+        color=COLORS.grey,
+    )
+    text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+
+
 def second_axis(axes: Axes, label: str, color: str) -> Axes:
-    """A scale on the right for a second quantity, both scales in the colour of their curve."""
+    """A scale on the right for a second quantity; each scale has the colour of its curve."""
     right = axes.twinx()
     right.spines["top"].set_visible(False)
     right.set_ylabel(label, fontsize=10, color=color)
     right.tick_params(labelsize=9, colors=color)
     axes.yaxis.label.set_color(COLORS.blue)
     axes.tick_params(axis="y", colors=COLORS.blue)
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(False)  # lines of one scale would be read on the other
+    axes.set_zorder(right.get_zorder() + 1)  # so that words on the left scale stay readable
+    axes.patch.set_visible(False)
     return right
 
 
-def legend(axes: Axes, *others: Axes, title: str = "") -> None:
-    """Names the curves of all the axes in one box when there is more than one curve.
-
-    The box belongs to the last axes, which are drawn on top.
-    """
-    handles, labels = [], []
-    for each in (axes, *others):
-        more = each.get_legend_handles_labels()
-        handles, labels = handles + more[0], labels + more[1]
-    if len(handles) > 1 or title:
-        top = (axes, *others)[-1]
-        box = top.legend(handles, labels, fontsize=9, title=title, title_fontsize=9)
+def legend(axes: Axes, title: str = "") -> None:
+    """Names the curves when there is more than one, or the box has something to say."""
+    if title or len(axes.get_legend_handles_labels()[0]) > 1:
+        box = axes.legend(fontsize=9, title=title, title_fontsize=9)
         box.get_frame().set(edgecolor="none", alpha=0.8)

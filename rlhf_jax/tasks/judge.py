@@ -1,4 +1,4 @@
-"""An independent judge: logistic regression on word and word-pair presence, for short texts.
+"""An independent judge: logistic regression on words and word pairs, for short texts.
 
 It is fitted to labelled texts the policy's reward never saw, so it tells a better text from a
 fooled reward model. Windows of the texts are its examples: it must judge a few dozen words.
@@ -35,9 +35,11 @@ class Judge(NamedTuple):
 
 
 def fit_judge(
-    texts: Sequence[str], labels: Sequence[int], *, seed: int = 0, windows: int = 4, l2: float = 2.0
+    texts: Sequence[str], labels: Sequence[int], *, seed: int = 0, windows: int = 2, l2: float = 0.1
 ) -> Judge:
     """Fits a judge to whole texts and `windows` random windows of 15 to 60 words of each.
+
+    Features are scaled by their log-count ratio first (Wang and Manning 2012, section 2.3).
 
     >>> judge = fit_judge(["a good good film", "a bad bad film"] * 8, [1, 0] * 8)
     >>> [p > 0.5 for p in judge(["good", "bad"])]
@@ -46,18 +48,40 @@ def fit_judge(
     rng = np.random.default_rng(seed)
     words = [_words(text) for text in texts]
     cut = [_window(w, rng) for _ in range(windows) for w in words]
-    x = _features(words + cut)  # [N, F]
-    sign = np.tile(2.0 * np.asarray(labels, np.float64) - 1.0, 1 + windows)  # [N]
+    positive = np.asarray(labels, np.float64)
+    whole, short = _features(words), _features(cut)  # [N, F], [windows * N, F]
+    ratio = _log_count_ratio(whole, positive)
+    x = sparse.vstack([whole, short], format="csr") @ sparse.diags_array(ratio)
+    weights = ratio * _fit_logistic(x, np.tile(positive, 1 + windows), l2)
+    # As many windows on either side of one half: a short text holds little evidence, and without
+    # this it would lean to the side whose words are the commoner.
+    bias = -float(np.median(short @ weights)) if windows else 0.0
+    return Judge(weights.astype(np.float32), bias)
+
+
+def _log_count_ratio(x: sparse.csr_matrix, positive: np.ndarray) -> np.ndarray:
+    """How much likelier each feature is in positive texts, in logs: [F]."""
+    present = x > 0
+    liked = 1.0 + positive @ present
+    disliked = 1.0 + (1.0 - positive) @ present
+    return np.log(liked / liked.sum()) - np.log(disliked / disliked.sum())
+
+
+def _fit_logistic(x: sparse.csr_matrix, positive: np.ndarray, l2: float) -> np.ndarray:
+    """Weights of an L2-penalised logistic regression whose bias is fitted and dropped."""
+    sign = 2.0 * positive - 1.0  # [N]
+    transposed = x.T.tocsr()
 
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
         margin = sign * (x @ theta[:-1] + theta[-1])
         slope = -sign * special.expit(-margin)
-        gradient = np.append(x.T @ slope + l2 * theta[:-1], slope.sum())
+        gradient = np.append(transposed @ slope + l2 * theta[:-1], slope.sum())
         return np.logaddexp(0.0, -margin).sum() + 0.5 * l2 * (theta[:-1] ** 2).sum(), gradient
 
     start = np.zeros(x.shape[1] + 1)
-    theta = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 60}).x
-    return Judge(theta[:-1].astype(np.float32), float(theta[-1]))
+    # 30 steps: more fit the training windows only.
+    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 30})
+    return found.x[:-1]
 
 
 def cached_judge(

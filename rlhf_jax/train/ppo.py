@@ -19,6 +19,7 @@ from rlhf_jax.losses.ppo import approx_kl, clip_fraction, ppo_clip_loss, value_l
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.value_heads import init_value
 from rlhf_jax.ops.advantages import gae
+from rlhf_jax.ops.distributions import probability_ratio
 from rlhf_jax.ops.kl import kl_k1, ziegler_controller
 from rlhf_jax.ops.masked import masked_mean, masked_var, masked_whiten
 from rlhf_jax.ops.shaping import completion_discounts, missing_eos_penalty, token_rewards
@@ -156,7 +157,7 @@ def make_experience(
     )
     if algo.whiten_rewards:
         rewards = masked_whiten(rewards, mask, shift_mean=False)
-    values = jnp.where(mask, values, 0.0)
+    values = jnp.where(valued(algo, mask), values, 0.0)
     advantages = text_gae(algo, rewards, values, mask)
     returns = advantages + values
     if algo.whiten_advantages:
@@ -184,12 +185,18 @@ def make_experience(
     return jax.tree.map(lax.stop_gradient, (experience, metrics))
 
 
+def valued(algo: PPOConfig, mask: Array) -> Array:
+    """Slots [B, T] that have a value: with the score in the last slot it passes through padding."""
+    return jnp.ones_like(mask) if algo.score_placement == "last_slot" else mask
+
+
 def text_gae(algo: PPOConfig, rewards: Array, values: Array, mask: Array) -> Array:
     """Advantages [B, T] of completions that end, or are cut, with nothing after them."""
     discounts = completion_discounts(mask, algo.gamma, placement=algo.score_placement)
     bootstrap = jnp.pad(values, [(0, 0), (0, 1)])  # [B, T + 1]; 0 after the end
     one = lambda r, d, v: gae(r, d, v, gae_lambda=algo.gae_lambda)
-    return jnp.where(mask, jax.vmap(one)(rewards, discounts, bootstrap), 0.0)
+    advantages = jax.vmap(one)(rewards, discounts, bootstrap)
+    return jnp.where(valued(algo, mask), advantages, 0.0)
 
 
 def ppo_loss(
@@ -206,10 +213,11 @@ def ppo_loss(
     log_probs = jnp.where(mask, log_probs, 0.0)
     policy = mean(ppo_clip_loss(log_probs, old, batch.advantages, **clip))
     value_clip = algo.value_clip_eps if algo.clip_value else None
-    value = mean(value_loss(values, batch.values, batch.returns, clip=value_clip))
+    value_losses = value_loss(values, batch.values, batch.returns, clip=value_clip)
+    value = masked_mean(value_losses, valued(algo, mask))
     spread = mean(entropies)
     loss = policy + algo.vf_coef * value - algo.entropy_coef * spread
-    ratio = jnp.exp(log_probs - old)
+    ratio = probability_ratio(log_probs, old)
     metrics = {
         "loss/policy_avg": policy,
         "loss/value_avg": value,

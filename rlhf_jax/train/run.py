@@ -75,20 +75,21 @@ def summarize(config: RLHFConfig, task: Task, session: Session, outcome: Outcome
 
 def numbers(task: Task, evaluation: Evaluation) -> Numbers:
     """Means over the evaluation's completions, with the spread of the gold reward."""
-    found = {
-        "reward": float(np.mean(evaluation.reward)),
-        "kl": float(np.mean(evaluation.kl)),
-        "entropy": float(np.mean(evaluation.entropy)),
-        "length": float(np.mean(evaluation.length)),
-        "finished": float(
-            np.mean(np.any(evaluation.rollout.completion_tokens == task.codec.eos_id, axis=1))
-        ),
+    mean = lambda x: float(np.mean(x))
+    finished = np.any(evaluation.rollout.completion_tokens == task.codec.eos_id, axis=1)
+    found = {} if task.gold is None else {"gold/score": mean(evaluation.gold)}
+    found |= {
+        "objective/scores": mean(evaluation.reward),
+        "objective/kl": mean(evaluation.kl),
+        "policy/entropy_avg": mean(evaluation.entropy),
+        "tokens/completion_length": mean(evaluation.length),
+        "tokens/finished": mean(finished),
     }
     if task.gold is not None:
-        found |= {"gold": float(np.mean(evaluation.gold)), "gold_std": float(np.std(evaluation.gold))}
+        found["gold/std"] = float(np.std(evaluation.gold))
     if task.judge is not None:
         positive = np.asarray(task.judge(texts_of(task.codec, evaluation.rollout)))
-        found |= {"judge": float(positive.mean()), "judge_positive": float(np.mean(positive > 0.5))}
+        found |= {"judge/score": mean(positive), "judge/positive": mean(positive > 0.5)}
     return found
 
 
@@ -108,5 +109,7 @@ def side_by_side(task: Task, outcome: Outcome) -> list[dict]:
 
 def scores_of(task: Task, evaluation: Evaluation, row: int) -> Numbers:
     """What is known about one completion."""
-    names = ["reward", "kl"] if task.gold is None else ["gold", "reward", "kl"]
-    return {name: float(getattr(evaluation, name)[row]) for name in names}
+    found = {"objective/scores": evaluation.reward, "objective/kl": evaluation.kl}
+    if task.gold is not None:
+        found = {"gold/score": evaluation.gold} | found
+    return {name: float(values[row]) for name, values in found.items()}

@@ -93,7 +93,7 @@ def run_supervised(pipeline, name, config, state, training, evaluation, shown) -
         name=name,
         total=config.steps,
         chunk=config.log_every,
-        save_every=max(config.steps // 5, 1),
+        save_every=max(config.steps // 4, 1),
         advance=lambda state, n: advance(state, data, hparams, jnp.asarray(n, jnp.int32)),
         evaluate=on_heldout,
         shown=shown,

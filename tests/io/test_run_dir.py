@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.config import UserError
 from rlhf_jax.io import run_dir
 from rlhf_jax.io.run_dir import RunDir
 
@@ -20,7 +21,7 @@ def test_create_makes_the_contract_and_is_idempotent(tmp_path):
 
 def test_create_names_a_file_in_the_way(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(NotADirectoryError, match="taken: a file of that name is in the way"):
+    with pytest.raises(UserError, match="taken: a file of that name is in the way"):
         RunDir(tmp_path / "taken").create()
 
 

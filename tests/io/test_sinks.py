@@ -71,6 +71,16 @@ def test_make_sinks_jsonl_and_unknown(tmp_path):
         sinks.make_sinks(SinkConfig(kind="mlflow"), RunDir(tmp_path), {})
 
 
+def test_an_open_sink_goes_on_in_the_truncated_file(path):
+    sink = sinks.jsonl_sink(path)
+    for update in (1, 2):
+        sink.log(ROW | {"update": update})
+    sinks.truncate_after(path, "ppo", 1)
+    sink.log(ROW | {"update": 2, "episode": 0})
+    sink.close()
+    assert [r["episode"] for r in rows_of(path)] == [64, 0]
+
+
 @pytest.fixture
 def no_wandb_login(monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

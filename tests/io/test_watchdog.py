@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from rlhf_jax.config import ConfigError
 from rlhf_jax.io.watchdog import Watchdog
 
 
@@ -32,5 +33,5 @@ def test_an_error_inside_the_block_passes(capsys):
 
 
 def test_refuses_a_limit_of_nothing():
-    with pytest.raises(ValueError, match=r"run\.stall_seconds=0: must be above 0"):
+    with pytest.raises(ConfigError, match=r"run\.stall_seconds=0: must be above 0"):
         Watchdog(0)

