@@ -1,9 +1,9 @@
 """Supervised model, reward model and PPO on a text task.
 
-    python -m experiments.rlhf                          # the embedded task, about two minutes
-    python -m experiments.rlhf task=imdb                # real reviews and human ratings
-    python -m experiments.rlhf algo.kl_coef=0.1 model=small seed=3 sink=wandb
-    python -m experiments.rlhf resume=outputs/rlhf/...  # go on with a run that was stopped
+python -m experiments.rlhf                          # the embedded task, about two minutes
+python -m experiments.rlhf task=imdb                # real reviews and human ratings
+python -m experiments.rlhf algo.kl_coef=0.1 model=small seed=3 sink=wandb
+python -m experiments.rlhf resume=outputs/rlhf/...  # go on with a run that was stopped
 """
 
 from __future__ import annotations

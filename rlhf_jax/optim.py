@@ -42,5 +42,5 @@ def make_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTrans
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon),
         optax.add_decayed_weights(config.weight_decay),
-        optax.scale_by_learning_rate(lambda step: learning_rate(config, step, total_steps)),
+        optax.scale_by_learning_rate(lambda n: learning_rate(config, jnp.asarray(n), total_steps)),
     )

@@ -62,4 +62,6 @@ def connect(run: RunConfig) -> str:
         return jax.devices()[0].device_kind
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError("run.device", run.device, f"not usable here ({reason}); use cpu") from None
+        raise ConfigError(
+            "run.device", run.device, f"not usable here ({reason}); use cpu"
+        ) from None

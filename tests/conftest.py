@@ -1,5 +1,10 @@
 """Strict settings for every test: no silent dtype or rank promotion."""
 
+import os
+
+# The tests compile many tiny programs and run each for milliseconds: compile quickly instead.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 
@@ -49,8 +54,10 @@ def tiny_frozen(tiny_config, tiny_model):
     keys = jax.random.split(jax.random.key(0), 3)
     head = init_head(keys[2], tiny_config.model.width)
     # Sharper than a fresh model, so that a mistaken temperature or position shows.
-    trunk = jax.tree.map(lambda x: 2.0 * x, tiny_model.init(keys[0]))
-    return Frozen(reference=trunk, reward={"trunk": tiny_model.init(keys[1]), "head": head})
+    trunk = jax.tree.map(lambda x: 2.0 * x, jax.jit(tiny_model.init)(keys[0]))
+    return Frozen(
+        reference=trunk, reward={"trunk": jax.jit(tiny_model.init)(keys[1]), "head": head}
+    )
 
 
 @pytest.fixture(scope="session")

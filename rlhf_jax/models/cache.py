@@ -16,15 +16,15 @@ class KVCache:
     (left padding occupies slots that stay masked).
     """
 
-    keys: tuple[Array, ...]  # each [B, S, K, H]
-    values: tuple[Array, ...]  # each [B, S, K, H]
+    keys: tuple[Array, ...]  # each [B, K, S, H]
+    values: tuple[Array, ...]  # each [B, K, S, H]
     mask: Array  # [B, S] bool
     length: Array  # [] int32, slots filled
 
 
 def init_cache(batch: int, slots: int, *, layers: int, kv_heads: int, head_dim: int) -> KVCache:
     """An empty cache of `slots` positions."""
-    zeros = jnp.zeros((batch, slots, kv_heads, head_dim), jnp.float32)
+    zeros = jnp.zeros((batch, kv_heads, slots, head_dim), jnp.float32)
     return KVCache(
         keys=(zeros,) * layers,
         values=(zeros,) * layers,
@@ -33,7 +33,6 @@ def init_cache(batch: int, slots: int, *, layers: int, kv_heads: int, head_dim: 
     )
 
 
-def write(buffer: Array, new: Array, at: Array) -> Array:
-    """Writes `new` [B, t, ...] into `buffer` [B, S, ...] at slot `at`."""
-    start = (jnp.zeros_like(at), at) + (jnp.zeros_like(at),) * (buffer.ndim - 2)
-    return lax.dynamic_update_slice(buffer, new.astype(buffer.dtype), start)
+def write(buffer: Array, new: Array, at: Array, axis: int) -> Array:
+    """Writes `new` into the slots of `buffer` along `axis`, from slot `at` on."""
+    return lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), at, axis)

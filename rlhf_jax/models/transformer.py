@@ -25,10 +25,20 @@ class ModelOutput:
     cache: KVCache | None
 
 
-def matmul(equation: str, x: Array, weight: Array, dtype: jnp.dtype) -> Array:
-    """`einsum` with operands in `dtype` and sums in float32."""
-    x, weight = x.astype(dtype), weight.astype(dtype)
-    return jnp.einsum(equation, x, weight, preferred_element_type=jnp.float32)
+def product(x: Array, y: Array, dtype: jnp.dtype) -> Array:
+    """Matrix product over the last two axes, operands in `dtype`, sums in float32."""
+    return jnp.matmul(x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def project(x: Array, weight: Array, dtype: jnp.dtype) -> Array:
+    """Contracts the last axis of `x` [B, L, D] with `weight` [D, ...].
+
+    Flattened to a plain matrix product: with more axes XLA's CPU backend spends three times as
+    long on the gradient.
+    """
+    batch, length, width = x.shape
+    flat = product(x.reshape(batch * length, width), weight.reshape(width, -1), dtype)
+    return flat.reshape(batch, length, *weight.shape[1:])
 
 
 def rotate(x: Array, positions: Array, theta: float) -> Array:
@@ -69,18 +79,23 @@ class Attention(nnx.Module):
         self.out_nhd = normal(rngs, (n, h, d), (2 * config.layers * d) ** -0.5)
 
     def __call__(self, x, positions, bias, cache):
-        q = rotate(matmul("bld,dnh->blnh", x, self.query_dnh[...], self.dtype), positions, self.theta)
-        k = rotate(matmul("bld,dkh->blkh", x, self.key_dkh[...], self.dtype), positions, self.theta)
-        v = matmul("bld,dkh->blkh", x, self.value_dkh[...], self.dtype)
+        q = rotate(project(x, self.query_dnh[...], self.dtype), positions, self.theta)
+        k = rotate(project(x, self.key_dkh[...], self.dtype), positions, self.theta)
+        v = project(x, self.value_dkh[...], self.dtype)
+        k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)  # [B, K, L, H]
         if cache is not None:
             keys, values, at = cache
-            k, v = write(keys, k, at), write(values, v, at)
+            k, v = write(keys, k, at, axis=2), write(values, v, at, axis=2)  # [B, K, S, H]
         b, length, n, h = q.shape
-        grouped = q.reshape(b, length, k.shape[2], -1, h) * h**-0.5  # [B, L, K, G, H]
-        scores = matmul("blkgh,bskh->bkgls", grouped, k, self.dtype) + bias[:, None, None]
-        weights = jax.nn.softmax(scores, axis=-1)
-        mixed = matmul("bkgls,bskh->blkgh", weights, v, self.dtype).reshape(b, length, n, h)
-        return matmul("blnh,nhd->bld", mixed, self.out_nhd[...], self.dtype), (k, v)
+        groups = k.shape[1]
+        q = q.reshape(b, length, groups, -1, h).transpose(0, 2, 3, 1, 4)  # [B, K, G, L, H]
+        q = q.reshape(b, groups, -1, h) * h**-0.5
+        scores = product(q, jnp.swapaxes(k, 2, 3), self.dtype)  # [B, K, G * L, S]
+        scores = scores.reshape(b, n, length, -1) + bias[:, None]
+        weights = jax.nn.softmax(scores, axis=-1).reshape(b, groups, -1, k.shape[2])
+        mixed = product(weights, v, self.dtype).reshape(b, n, length, h).swapaxes(1, 2)
+        out = self.out_nhd[...].reshape(n * h, -1)
+        return project(mixed.reshape(b, length, n * h), out, self.dtype), (k, v)
 
 
 class FeedForward(nnx.Module):
@@ -94,9 +109,9 @@ class FeedForward(nnx.Module):
         self.down_fd = normal(rngs, (f, d), (2 * config.layers * f) ** -0.5)
 
     def __call__(self, x: Array) -> Array:
-        gate = jax.nn.silu(matmul("bld,df->blf", x, self.gate_df[...], self.dtype))
-        up = matmul("bld,df->blf", x, self.up_df[...], self.dtype)
-        return matmul("blf,fd->bld", gate * up, self.down_fd[...], self.dtype)
+        gate = jax.nn.silu(project(x, self.gate_df[...], self.dtype))
+        up = project(x, self.up_df[...], self.dtype)
+        return project(gate * up, self.down_fd[...], self.dtype)
 
 
 class Block(nnx.Module):
@@ -144,10 +159,12 @@ class Transformer(nnx.Module):
         x = x if window is None else x[:, window[0] : window[1]]
         hidden = self.final_norm(x)
         head = self.embedding_vd if self.tied else self.head_vd
-        logits = matmul("bld,vd->blv", hidden, head[...], self.dtype)
+        logits = project(hidden, head[...].T, self.dtype)
         if cache is not None:
             keys, values = zip(*pairs)
-            cache = KVCache(keys=keys, values=values, mask=seen, length=cache.length + mask.shape[1])
+            cache = KVCache(
+                keys=keys, values=values, mask=seen, length=cache.length + mask.shape[1]
+            )
         return ModelOutput(logits=logits, hidden=hidden, cache=cache)
 
 
@@ -157,7 +174,7 @@ def attend(mask: Array, cache: KVCache | None) -> tuple[Array, Array, Array]:
     if cache is None:
         seen, start, before = mask, jnp.zeros((), jnp.int32), jnp.zeros_like(mask[:, :1], jnp.int32)
     else:
-        seen, start = write(cache.mask, mask, cache.length), cache.length
+        seen, start = write(cache.mask, mask, cache.length, axis=1), cache.length
         before = jnp.sum(cache.mask, axis=1, keepdims=True, dtype=jnp.int32)
     counts = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
     positions = before + jnp.maximum(counts - 1, 0)

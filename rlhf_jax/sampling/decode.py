@@ -51,7 +51,9 @@ def generate(
     """
     batch, width = prompts.tokens.shape
     cache = empty_cache(config, batch, width + sampling.max_length)
-    first = model.apply(params, prompts.tokens, prompts.mask, cache=cache, window=(width - 1, width))
+    first = model.apply(
+        params, prompts.tokens, prompts.mask, cache=cache, window=(width - 1, width)
+    )
     state = DecodeState(
         logits=first.logits[:, 0], cache=first.cache, alive=jnp.ones((batch,), bool)
     )

@@ -61,9 +61,9 @@ def fit_judge(
 
 def _log_count_ratio(x: sparse.csr_matrix, positive: np.ndarray) -> np.ndarray:
     """How much likelier each feature is in positive texts, in logs: [F]."""
-    present = x > 0
-    liked = 1.0 + positive @ present
-    disliked = 1.0 + (1.0 - positive) @ present
+    present = sparse.csr_matrix((np.ones_like(x.data), x.indices, x.indptr), shape=x.shape)
+    liked = 1.0 + np.asarray(positive @ present)
+    disliked = 1.0 + np.asarray((1.0 - positive) @ present)
     return np.log(liked / liked.sum()) - np.log(disliked / disliked.sum())
 
 
@@ -78,7 +78,7 @@ def _fit_logistic(x: sparse.csr_matrix, positive: np.ndarray, l2: float) -> np.n
         gradient = np.append(transposed @ slope + l2 * theta[:-1], slope.sum())
         return np.logaddexp(0.0, -margin).sum() + 0.5 * l2 * (theta[:-1] ** 2).sum(), gradient
 
-    start = np.zeros(x.shape[1] + 1)
+    start = np.zeros(transposed.shape[0] + 1)
     # 30 steps: more fit the training windows only.
     found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 30})
     return found.x[:-1]
@@ -118,7 +118,7 @@ def _window(words: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _features(texts: Sequence[np.ndarray]) -> sparse.csr_matrix:
     """Presence of every word and neighbouring pair, scaled to unit length: [N, 2**18]."""
     rows = [_buckets(words) for words in texts]
-    sizes = np.array([len(row) for row in rows])
+    sizes = np.array([len(row) for row in rows], np.int64)
     indptr = np.concatenate([[0], np.cumsum(sizes)])
     scale = np.repeat(1.0 / np.sqrt(np.maximum(sizes, 1)), sizes).astype(np.float32)
     indices = np.concatenate(rows) if rows else np.zeros(0, np.int32)

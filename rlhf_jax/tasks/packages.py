@@ -43,7 +43,9 @@ def cache_root(cache_dir: str | None = None) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PackageError(f"cannot use {root} as the cache ({error}); set task.cache_dir") from None
+        raise PackageError(
+            f"cannot use {root} as the cache ({error}); set task.cache_dir"
+        ) from None
     return root
 
 
@@ -129,9 +131,9 @@ def _last_error(stderr: str) -> str:
 def _by_hand(archive: Archive, folder: Path, problem: str) -> str:
     # pip runs an old sdist's setup.py to read its name; a much newer Python may refuse it.
     version = platform.python_version()
-    hint = f" (its setup.py ran under Python {version}; 3.11 works)" if archive.sdist else ""
+    hint = f" (if its setup.py failed: this is Python {version}, 3.11 works)"
     manual = " ".join(["pip download", *_options(archive), f"-d '{folder}'", archive.requirement])
     return (
-        f"cannot fetch the package {archive.requirement}{hint}: {problem}; "
+        f"cannot fetch the package {archive.requirement}: {problem}{hint * archive.sdist}; "
         f"put {archive.filename} into {folder} by hand, or where there is a network run: {manual}"
     )

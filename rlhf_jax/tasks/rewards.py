@@ -74,9 +74,7 @@ def score_texts(fn: RewardFn, texts: Sequence[str]) -> np.ndarray:
         raise RewardError(f"the reward returned a {type(values).__name__}; {wanted} is wanted")
     if len(values) != len(texts):
         first = f"; the first text is {_short(texts[0])}" if texts else ""
-        raise RewardError(
-            f"the reward returned {len(values)} values for {len(texts)} texts{first}"
-        )
+        raise RewardError(f"the reward returned {len(values)} values for {len(texts)} texts{first}")
     return np.array([_number(v, t) for v, t in zip(values, texts)], np.float32)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +49,7 @@ class Session:
     run_dir: RunDir
     run: RunConfig
     sink: Sink
-    stages: dict[str, dict[str, float]] = field(default_factory=dict)  # for summary.json
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)  # for summary.json
 
 
 def repeat(step: Callable[..., tuple[TrainState, Metrics]]) -> Callable[..., Any]:
@@ -146,9 +145,8 @@ def advance_to_end(
             if stage.evaluate and crosses_tenth(done, count, stage.total):
                 metrics |= to_numbers(stage.evaluate(state))
             seconds = time.monotonic() - start
-            episode = metrics.pop("episode", math.nan)
-            row = {"stage": stage.name, "update": done, "episode": episode, "seconds": seconds}
-            session.sink.log(row | metrics)
+            place = {"stage": stage.name, "update": done, "seconds": seconds}
+            session.sink.log(place | metrics)
             bar.update(done, {k: metrics[k] for k in stage.shown if k in metrics})
             check_finite(stage.name, int(state.skipped_in_a_row), session.run.max_skipped)
             stage.check(metrics)

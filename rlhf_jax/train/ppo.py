@@ -120,7 +120,9 @@ def make_ppo(
         experience, metrics = make_experience(model, config, state, rollout, scored, frozen)
         state, steps = optimize(model, config, state, experience)
         metrics = {"objective/scores": jnp.mean(scores)} | watch(rollout) | metrics | steps
-        metrics["val/num_eos_tokens"] = jnp.sum(rollout.completion_tokens == eos_id, dtype=jnp.int32)
+        metrics["val/num_eos_tokens"] = jnp.sum(
+            rollout.completion_tokens == eos_id, dtype=jnp.int32
+        )
         state = after_update(config, state, metrics["objective/kl"])
         metrics["episode"] = state.update * config.algo.batch_size
         return state, metrics
@@ -261,7 +263,11 @@ def after_update(config: RLHFConfig, state: TrainState, kl: Array) -> TrainState
     algo, kl_coef = config.algo, state.extra["kl_coef"]
     if algo.kl_controller == "adaptive":
         moved = ziegler_controller(
-            kl_coef, kl, target=algo.kl_target, horizon=algo.kl_horizon, num_episodes=algo.batch_size
+            kl_coef,
+            kl,
+            target=algo.kl_target,
+            horizon=algo.kl_horizon,
+            num_episodes=algo.batch_size,
         )
         kl_coef = jnp.where(jnp.isfinite(moved), moved, kl_coef)
     return dataclasses.replace(state, update=state.update + 1, extra={"kl_coef": kl_coef})

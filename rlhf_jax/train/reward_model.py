@@ -34,7 +34,9 @@ def init(trunk: Params, width: int, config: RewardModelConfig, key: Key) -> Trai
 def make_train_step(model: Model, static: RewardModelConfig):
     """`(state, pairs, hparams) -> (state, metrics)`; the step picks its own batch of `pairs`."""
 
-    def train_step(state: TrainState, pairs: PairBatch, hparams: dict) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, pairs: PairBatch, hparams: dict
+    ) -> tuple[TrainState, Metrics]:
         config = merge_dynamic(static, hparams)
         tx = make_optimizer(config.optim, config.steps)
         key = stream(state.key, "reward_model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def host_reward(config: RLHFConfig, task: Task):
     return host_score(task.codec, load_reward(config.task.reward))
 
 
-def summarize(config: RLHFConfig, task: Task, session: Session, outcome: Outcome) -> dict:
+def summarize(config: RLHFConfig, task: Task, session: Session, outcome: Outcome) -> dict[str, Any]:
     """Final numbers of a run."""
     return {
         "task": config.task.name,

@@ -10,6 +10,7 @@ import numpy as np
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.value_heads import score_texts
 from rlhf_jax.tasks.protocol import TextCodec
+from rlhf_jax.tasks.rewards import RewardFn
 from rlhf_jax.tasks.rewards import score_texts as call_reward
 from rlhf_jax.train.ppo import Frozen
 from rlhf_jax.types import Array, Metrics, ScoreFn, TextRollout
@@ -52,6 +53,6 @@ def prompt_and_completion(codec: TextCodec, rollout: TextRollout) -> list[tuple[
     return list(zip(prompts, answers))
 
 
-def host_score(codec: TextCodec, reward: Callable[[list[str]], list[float]]) -> ScoreHost:
+def host_score(codec: TextCodec, reward: RewardFn) -> ScoreHost:
     """Scores rollouts with a plain callable from texts to floats."""
     return lambda rollout: call_reward(reward, texts_of(codec, rollout))

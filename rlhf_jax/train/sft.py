@@ -33,11 +33,16 @@ def init(model: Model, config: SFTConfig, key: Key) -> TrainState:
 def make_train_step(model: Model, static: SFTConfig):
     """`(state, texts, hparams) -> (state, metrics)`; the step picks its own batch of `texts`."""
 
-    def train_step(state: TrainState, texts: Sequences, hparams: dict) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, texts: Sequences, hparams: dict
+    ) -> tuple[TrainState, Metrics]:
         config = merge_dynamic(static, hparams)
         tx = make_optimizer(config.optim, config.steps)
         rows = batch_rows(
-            stream(state.key, "sft"), state.update, size=num_rows(texts), batch_size=config.batch_size
+            stream(state.key, "sft"),
+            state.update,
+            size=num_rows(texts),
+            batch_size=config.batch_size,
         )
         batch = take(texts, rows)
         loss_fn = lambda params: text_loss(model, params, batch).value()

@@ -22,6 +22,9 @@ from rlhf_jax.train.state import TrainState, stream
 from rlhf_jax.types import Key, Params
 
 
+MAX_HELDOUT = 2048  # texts that are looked at about ten times a stage
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pipeline:
     """One run: its settings, its task, its model and where it writes."""
@@ -44,7 +47,8 @@ def run_sft(pipeline: Pipeline) -> Params:
     config, task, model = pipeline.config.sft, pipeline.task, pipeline.model
     static, hparams = split_dynamic(config)
     state = sft.init(model, config, pipeline.key)
-    texts, heldout = jax.device_put((task.train_text, task.heldout_text))
+    heldout = first_rows(task.heldout_text, MAX_HELDOUT)
+    texts, heldout = jax.device_put((task.train_text, heldout))
     step = repeat(sft.make_train_step(model, static))
     return run_supervised(
         pipeline,

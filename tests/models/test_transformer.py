@@ -20,7 +20,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module")
 def params():
-    return MODEL.init(KEY)
+    return jax.jit(MODEL.init)(KEY)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,12 @@ def tokens():
     return jax.random.randint(jax.random.key(1), (B, L), 3, V, jnp.int32)
 
 
-def logits(params, tokens, mask=None, model=MODEL, **kwargs):
+APPLY = jax.jit(MODEL.apply, static_argnames="window")  # one compilation a shape, not one an op
+
+
+def logits(params, tokens, mask=None, apply=APPLY, **kwargs):
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
-    return model.apply(params, tokens, mask, **kwargs).logits
+    return apply(params, tokens, mask, **kwargs).logits
 
 
 def padded(tokens, left, right):
@@ -48,23 +51,29 @@ def test_a_later_token_changes_no_earlier_logits(params, tokens):
 
 
 def test_every_earlier_token_is_seen(params, tokens):
-    last = lambda x: jnp.sum(logits(params, x)[:, -1])
+    def last(x):
+        return jnp.sum(logits(params, x)[:, -1])
+
     for i in range(L):
         assert abs(last(tokens.at[:, i].set(3)) - last(tokens.at[:, i].set(4))) > 1e-5
 
 
 @pytest.mark.parametrize("left, right", [(3, 0), (0, 3), (2, 4)])
-def test_padding_changes_neither_logits_nor_gradients(params, tokens, left, right):
+def test_padding_changes_no_logits(params, tokens, left, right):
+    wide, mask = padded(tokens, left, right)
+    found = logits(params, wide, mask)[:, left : left + L]
+    np.testing.assert_allclose(found, logits(params, tokens), atol=1e-5)
+
+
+def test_padding_changes_no_gradients(params, tokens):
     def loss(params, tokens, mask):
         losses = cross_entropy(logits(params, tokens, mask)[:, :-1], tokens[:, 1:])
         real = mask[:, 1:] & mask[:, :-1]
         return jnp.sum(jnp.where(real, losses, 0.0)) / jnp.sum(real, dtype=jnp.float32)
 
-    wide, mask = padded(tokens, left, right)
-    expected = logits(params, tokens)
-    np.testing.assert_allclose(logits(params, wide, mask)[:, left : left + L], expected, atol=1e-5)
-    grads = jax.grad(loss)(params, tokens, jnp.ones(tokens.shape, bool))
-    wide_grads = jax.grad(loss)(params, wide, mask)
+    grad = jax.jit(jax.grad(loss))
+    grads = grad(params, tokens, jnp.ones(tokens.shape, bool))
+    wide_grads = grad(params, *padded(tokens, 2, 4))
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(wide_grads), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
         assert np.isfinite(b).all()
@@ -85,11 +94,11 @@ def test_cached_decoding_equals_a_full_pass(params, tokens):
     mask = mask.at[2, 5].set(False)  # a row that has ended
     expected = logits(params, tokens, mask)
     cache = empty_cache(CONFIG, B, L + extra)
-    output = MODEL.apply(params, tokens[:, :prompt], mask[:, :prompt], cache=cache)
+    output = APPLY(params, tokens[:, :prompt], mask[:, :prompt], cache=cache)
     got = [output.logits]
     for t in range(prompt, L):
         step = tokens[:, t : t + 1], mask[:, t : t + 1]
-        output = MODEL.apply(params, *step, cache=output.cache)
+        output = APPLY(params, *step, cache=output.cache)
         got.append(output.logits)
     real = np.asarray(mask)
     np.testing.assert_allclose(np.concatenate(got, axis=1)[real], expected[real], atol=1e-5)
@@ -105,7 +114,7 @@ def test_grouped_queries_equal_repeated_key_and_value_heads(params, tokens):
 
     repeated = jax.tree_util.tree_map_with_path(repeat, params)
     np.testing.assert_allclose(
-        logits(repeated, tokens, model=full), logits(params, tokens), atol=1e-5
+        logits(repeated, tokens, apply=jax.jit(full.apply)), logits(params, tokens), atol=1e-5
     )
 
 
@@ -115,25 +124,27 @@ def test_parameter_count(tied, heads):
     block = 2 * d + 2 * d * d + 2 * d * k + 3 * d * f  # norms, query and out, key and value, SwiGLU
     expected = heads * V * d + CONFIG.layers * block + d
     model = make_transformer(dataclasses.replace(CONFIG, tied=tied), V)
-    assert parameter_count(model.init(KEY)) == expected
+    assert parameter_count(jax.eval_shape(model.init, KEY)) == expected
 
 
 def test_bfloat16_products_give_float32_outputs_close_to_float32(params, tokens):
     rough = make_transformer(dataclasses.replace(CONFIG, dtype="bfloat16"), V)
-    output = rough.apply(params, tokens, jnp.ones(tokens.shape, bool))
+    output = jax.jit(rough.apply)(params, tokens, jnp.ones(tokens.shape, bool))
     assert output.logits.dtype == output.hidden.dtype == jnp.float32
     exact = logits(params, tokens)
     error = np.abs(output.logits - exact).max() / np.abs(exact).max()
     assert 0 < error < 0.05
-    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(rough.init(KEY)))
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(jax.eval_shape(rough.init, KEY)))
 
 
 def test_rotary_products_depend_on_distance_only():
     q, k = jax.random.normal(KEY, (2, 1, 1, 1, 8))
 
     def product(at_q, at_k):
-        at = lambda p: jnp.full((1, 1), p, jnp.int32)
-        return float(jnp.sum(rotate(q, at(at_q), 1e4) * rotate(k, at(at_k), 1e4)))
+        q_there, k_there = (
+            rotate(x, jnp.full((1, 1), at, jnp.int32), 1e4) for x, at in ((q, at_q), (k, at_k))
+        )
+        return float(jnp.sum(q_there * k_there))
 
     assert product(5, 2) == pytest.approx(product(25, 22), abs=1e-5)
     assert abs(product(5, 2) - product(5, 3)) > 1e-3
@@ -142,7 +153,7 @@ def test_rotary_products_depend_on_distance_only():
 
 def test_init_over_lanes_equals_init_of_each(params):
     keys = jnp.stack([KEY, jax.random.key(5)])
-    lanes = jax.vmap(MODEL.init)(keys)
+    lanes = jax.jit(jax.vmap(MODEL.init))(keys)
     assert parameter_count(lanes) == 2 * parameter_count(params)
     for lane, x in zip(jax.tree.leaves(lanes), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(lane[0], x, atol=1e-6)
@@ -156,7 +167,7 @@ def test_apply_over_lanes_equals_apply_of_each(params, tokens):
 
 def test_a_window_equals_slicing(params, tokens):
     mask = jnp.ones(tokens.shape, bool)
-    whole = MODEL.apply(params, tokens, mask)
-    part = MODEL.apply(params, tokens, mask, window=(2, 5))
+    whole = APPLY(params, tokens, mask)
+    part = APPLY(params, tokens, mask, window=(2, 5))
     np.testing.assert_allclose(part.logits, whole.logits[:, 2:5], atol=1e-6)
     np.testing.assert_allclose(part.hidden, whole.hidden[:, 2:5], atol=1e-6)

@@ -54,29 +54,25 @@ def make_imdb(config: ImdbConfig) -> Task:
 def build_imdb(config: ImdbConfig, reviews: list[Review], snippets: list[Snippet]) -> Task:
     """`make_imdb` on given rows."""
     (train, heldout), bpe = _split(config, reviews, snippets)
-    judge = cached_judge(
-        [r.text for r in train.reviews],
-        [r.positive for r in train.reviews],
-        seed=config.data_seed,
-        cache_dir=config.cache_dir,
-    )
-    rng = np.random.default_rng([config.data_seed, 1])
-    train_votes = draw_votes([s.ratings for s in train.snippets], config.num_pairs, rng)
-    heldout_pairs = min(config.num_pairs, HELDOUT_PAIRS)
-    heldout_votes = draw_votes([s.ratings for s in heldout.snippets], heldout_pairs, rng)
-    codec = tok.make_codec(bpe)
+    texts, labels = [r.text for r in train.reviews], [r.positive for r in train.reviews]
+    seed, heldout_pairs = config.data_seed, min(config.num_pairs, HELDOUT_PAIRS)
+    judge = cached_judge(texts, labels, seed=seed, cache_dir=config.cache_dir)
+    # A stream for each use: asking for more pairs changes no text, prompt or held-out vote.
+    draws = [np.random.default_rng([seed, i]) for i in range(1, 8)]
+    train_votes = draw_votes([s.ratings for s in train.snippets], config.num_pairs, draws[0])
+    heldout_votes = draw_votes([s.ratings for s in heldout.snippets], heldout_pairs, draws[1])
     bayes = bayes_accuracy([s.ratings for s in heldout.snippets], heldout_votes)
     return Task(
         name="imdb",
-        codec=codec,
-        train_text=_texts(config, train, rng),
-        heldout_text=_texts(config, heldout, rng),
+        codec=tok.make_codec(bpe),
+        train_text=_texts(config, train, draws[2]),
+        heldout_text=_texts(config, heldout, draws[3]),
         train_pairs=_pairs(config, train, train_votes),
         heldout_pairs=_pairs(config, heldout, heldout_votes),
-        train_prompts=_prompts(config, train, rng),
-        eval_prompts=_prompts(config, heldout, rng),
+        train_prompts=_prompts(config, train, draws[4]),
+        eval_prompts=_prompts(config, heldout, draws[5]),
         judge=judge,
-        facts={"bayes_pair_accuracy": bayes, **_judge_facts(judge, heldout, bpe, rng)},
+        facts={"bayes_pair_accuracy": bayes, **_judge_facts(judge, heldout, bpe, draws[6])},
         notes=(_summary(train, heldout),),
     )
 
@@ -106,8 +102,8 @@ def _split(
     kept = [r.text for r, held in zip(reviews, held_reviews) if not held][:_BPE_TEXTS]
     kept += [s.text for s, held in zip(snippets, held_snippets) if not held]
     bpe = tok.cached_bpe(kept, config.vocab_size, config.cache_dir)
-    review_tokens = tok.encode_all(bpe, [r.text for r in reviews])
-    snippet_tokens = tok.encode_all(bpe, [s.text for s in snippets])
+    review_tokens = tok.cached_ids(bpe, [r.text for r in reviews], config.cache_dir)
+    snippet_tokens = tok.cached_ids(bpe, [s.text for s in snippets], config.cache_dir)
 
     def side(held: bool) -> Split:
         r, s = np.flatnonzero(held_reviews == held), np.flatnonzero(held_snippets == held)

@@ -55,12 +55,14 @@ _STEPS = (
     (re.compile(r"<[^>]*>"), " "),
     (re.compile("`"), "'"),
     (re.compile("''"), '"'),
-    (re.compile(r" {3,}| *--+ *"), " - "),  # the snippets' dashes were blanked out
-    (re.compile(r"(?<=\w)-(?=\w)"), " "),  # and so were their hyphens
+    (re.compile(r" *--+ *"), " - "),
+    (re.compile(r"(?<=\w)-(?=\w)"), " "),  # the snippets' hyphens were blanked out
     (re.compile(r"([^\w\s])\1{3,}"), r"\1\1\1"),
     (re.compile(r"\s+(n't|'(?:s|re|ve|ll|d|m)\b|[.,;:!?)\]])"), r"\1"),
+    (re.compile(r"([(\[])\s+"), r"\1"),
     (re.compile(r"\s+"), " "),
 )
+_BLANKED_DASH = re.compile(" {3,}")  # the snippets' dashes, too
 
 
 def prose(text: str) -> str:
@@ -114,7 +116,10 @@ def read_snippets(sdist: Path, name: str = "movieReviewSnippets") -> list[Snippe
             truth = _table(inner, f"{name}_GroundTruth.txt")
             ratings = _table(inner, f"{name}_anonDataRatings.txt")
     texts = {row[0]: row[2] for row in truth}
-    return [Snippet(prose(texts[row[0]]), ast.literal_eval(row[3])) for row in ratings]
+    return [
+        Snippet(prose(_BLANKED_DASH.sub(" - ", texts[row[0]])), ast.literal_eval(row[3]))
+        for row in ratings
+    ]
 
 
 def _table(archive: tarfile.TarFile, name: str) -> list[list[str]]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
-
-import numpy as np
-from tokenizers import Tokenizer
 
 from rlhf_jax.config import ConfigError, JsonlConfig
 from rlhf_jax.tasks import tokenizer as tok
+from rlhf_jax.tasks.jsonl.arrays import Rows, both_sides
 from rlhf_jax.tasks.jsonl.chat import (
     DEFAULT_TEMPLATE,
     Preference,
@@ -21,35 +18,123 @@ from rlhf_jax.tasks.jsonl.chat import (
 from rlhf_jax.tasks.jsonl.fit import Fitted, fit_pair, fit_prompt
 from rlhf_jax.tasks.jsonl.rows import DataError, Issues, Row, check_text, read_rows
 from rlhf_jax.tasks.protocol import Task
-from rlhf_jax.types import PairBatch, Sequences
 
 __all__ = ["DataError", "make_jsonl"]
 
 
 class Files(NamedTuple):
-    """The user's rows, checked and as text; each prompt and preference keeps its place."""
+    """The user's checked rows: their values are text, Preference and text."""
 
-    prompts: list[tuple[Row, str]]
-    preferences: list[tuple[Row, Preference]]
-    texts: list[str]
+    prompts: list[Row]
+    preferences: list[Row]
+    texts: list[Row]
 
 
 def make_jsonl(config: JsonlConfig, chat_template: str = DEFAULT_TEMPLATE) -> Task:
-    """The task of the files in `config`.
+    """The task of the files in `config`. All their rows are used, whatever `num_pairs` says.
 
-    Raises: ConfigError for a setting or file that cannot work, DataError naming bad lines.
+    Raises: ConfigError for a setting or file that cannot work, DataError naming the bad lines.
     """
     _check(config)
     issues = Issues(config.skip_bad_rows)
     files = _read(config, issues, chat_template)
-    issues.settle()  # before the tokenizer: these need no training to be found
-    bpe = tok.train_bpe(_all_text(files), config.vocab_size)
-    encode = lambda text: bpe.encode(text, add_special_tokens=False).ids  # noqa: E731
-    prompts = _fit(files.prompts, issues, lambda p: fit_prompt(encode(p), config.max_prompt))
-    pairs = _fit(
-        files.preferences,
-        issues,
-        lambda p: fit_pair(encode(p.prompt), encode(p.chosen), encode(p.rejected), config.text_length),
-    )
+    issues.settle()  # before a tokenizer is trained on rows that are no good
+    codec = tok.make_codec(tok.train_bpe(_all_text(files), config.vocab_size))
+    rows = _fit(config, files, codec.encode, issues)
     issues.settle()
-    return _assemble(config, files.texts, prompts, pairs, bpe, issues)
+    train, heldout = both_sides(config, rows)
+    return Task(
+        name="jsonl",
+        codec=codec,
+        train_text=train.text,
+        heldout_text=heldout.text,
+        train_pairs=train.pairs,
+        heldout_pairs=heldout.pairs,
+        train_prompts=train.prompts,
+        eval_prompts=heldout.prompts,
+        notes=(*_counts(config, rows), *issues.notes()),
+    )
+
+
+def _check(config: JsonlConfig) -> None:
+    rows = 'a file of {"prompt": ...} lines'
+    if not config.prompts:
+        raise ConfigError("task.prompts", config.prompts, f"{rows} is needed")
+    if not config.preferences and config.reward == "reward_model":
+        wanted = "a file of preference lines is needed to fit a reward model, or set task.reward"
+        raise ConfigError("task.preferences", config.preferences, wanted)
+    if not config.preferences and not config.text:
+        wanted = "a file of texts to learn from is needed where there are no preferences"
+        raise ConfigError("task.text", config.text, wanted)
+    if not 0.0 < config.heldout < 1.0:
+        raise ConfigError("task.heldout", config.heldout, "a share above 0 and below 1")
+    if config.max_prompt < 1:
+        raise ConfigError("task.max_prompt", config.max_prompt, "at least 1")
+    if config.text_length < config.max_prompt + 3:
+        wanted = f"at least {config.max_prompt + 3}: BOS, task.max_prompt, one more, EOS"
+        raise ConfigError("task.text_length", config.text_length, wanted)
+
+
+def _read(config: JsonlConfig, issues: Issues, chat_template: str) -> Files:
+    render = make_renderer(chat_template)
+    prompts = issues.check(
+        read_rows("task.prompts", config.prompts, issues), lambda row: parse_prompt(row, render)
+    )
+    preferences: list[Row] = []
+    if config.preferences:
+        rows = read_rows("task.preferences", config.preferences, issues)
+        preferences = issues.check(rows, lambda row: parse_preference(row, render))
+    return Files(prompts, preferences, _read_text(config.text, issues) if config.text else [])
+
+
+def _read_text(name: str, issues: Issues) -> list[Row]:
+    if not name.endswith((".jsonl", ".json")):
+        return read_rows("task.text", name, issues, plain=True)
+    rows = read_rows("task.text", name, issues)
+    return issues.check(rows, lambda row: check_text("text", row.get("text")))
+
+
+def _all_text(files: Files) -> list[str]:
+    answers = [part for row in files.preferences for part in row.value]
+    return [row.value for row in files.prompts] + answers + [row.value for row in files.texts]
+
+
+def _fit(
+    config: JsonlConfig, files: Files, encode: Callable[[str], list[int]], issues: Issues
+) -> Rows:
+    """Every row as tokens; what does not fit is an issue."""
+
+    def prompt(text: str) -> tuple[str, list[int]]:
+        return text, fit_prompt(encode(text), config.max_prompt)
+
+    def pair(p: Preference) -> Fitted:
+        # Without a prompt a pair is a group of its own.
+        group = p.prompt if p.prompt.strip() else f"{p.chosen}\0{p.rejected}"
+        return fit_pair(
+            group, encode(p.prompt), encode(p.chosen), encode(p.rejected), config.text_length
+        )
+
+    return Rows(
+        [row.value for row in issues.check(files.prompts, prompt)],
+        [row.value for row in issues.check(files.preferences, pair)],
+        [(row.value, encode(row.value)) for row in files.texts],
+    )
+
+
+def _counts(config: JsonlConfig, rows: Rows) -> tuple[str, ...]:
+    """What was read, and what was cut to fit."""
+    length, total = config.text_length, len(rows.pairs)
+    prompts = sum(pair.prompt_cut for pair in rows.pairs)
+    answers = sum(pair.answer_cut for pair in rows.pairs)
+    notes = [f"{len(rows.prompts)} prompts, {total} preferences, {len(rows.texts)} texts read"]
+    if prompts:
+        notes.append(
+            f"{prompts} of {total} preferences lost the start of their prompt to fit "
+            f"task.text_length={length}"
+        )
+    if answers:
+        notes.append(
+            f"{answers} of {total} preferences lost the end of an answer longer than "
+            f"task.text_length={length}"
+        )
+    return tuple(notes)

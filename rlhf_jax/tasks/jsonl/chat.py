@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jinja2
@@ -14,8 +14,8 @@ from rlhf_jax.tasks.jsonl.rows import BadRow, check_text, kind
 
 # An assistant turn renders as its bare content, so what a policy writes is the answer itself.
 DEFAULT_TEMPLATE = (
-    "{% for m in messages %}{{ '\\n' if not loop.first }}<|{{ m.role }}|>\n{{ m.content }}"
-    "{% endfor %}{% if add_generation_prompt %}\n<|assistant|>\n{% endif %}"
+    "{% for m in messages %}{{ '\\n' if not loop.first }}{{ '<|' + m.role + '|>\\n' + m.content }}"
+    "{% endfor %}{{ '\\n<|assistant|>\\n' if add_generation_prompt }}"
 )
 _FORMS = 'text, or a list of {"role": ..., "content": ...} messages, is accepted'
 
@@ -97,15 +97,30 @@ def _plain(row: dict[str, Any], chosen: object, rejected: object) -> Preference:
         if isinstance(row["prompt"], list):
             raise BadRow('"prompt" is a list but the answers are text; one form for all three')
         prompt = check_text("prompt", _text_or_list("prompt", row["prompt"]), empty=True)
-        if prompt and one.startswith(prompt) and two.startswith(prompt):
-            return Preference(prompt, one[len(prompt) :], two[len(prompt) :])
         return Preference(prompt, one, two)
-    size = len(os.path.commonprefix([one, two]))
-    # A shared first half of a word belongs to the answers.
-    while size and one[size - 1].isalnum() and (one[size : size + 1] + two[size : size + 1]).isalnum():
-        size -= 1
-    size -= one[size - 1 : size] == " "  # the space opens the answer, as it would in a sentence
+    size = _shared_opening(one, two)
     return Preference(one[:size], one[size:], two[size:])
+
+
+def _shared_opening(one: str, two: str) -> int:
+    """Characters both texts open with, up to a whole word.
+
+    >>> _shared_opening("a film: good", "a film: gone"), _shared_opening("a cat", "a cup")
+    (7, 1)
+    """
+    size = _common(one, two)
+    while size and one[size - 1].isalnum() and _in_word(one, two, size):
+        size -= 1
+    # A space opens the answer, as it would in a sentence.
+    return size - (one[size - 1 : size] == " ")
+
+
+def _common(one: Sequence[Any], two: Sequence[Any]) -> int:
+    return sum(1 for _ in itertools.takewhile(lambda both: both[0] == both[1], zip(one, two)))
+
+
+def _in_word(one: str, two: str, at: int) -> bool:
+    return one[at : at + 1].isalnum() or two[at : at + 1].isalnum()
 
 
 def _conversation(
@@ -122,7 +137,7 @@ def _conversation(
         if chosen[: len(prompt)] == prompt == rejected[: len(prompt)]:
             return prompt, chosen[len(prompt) :], rejected[len(prompt) :]
         return prompt, chosen, rejected
-    size = len(os.path.commonprefix([chosen, rejected]))  # pyright: ignore[reportCallIssue, reportArgumentType]
+    size = _common(chosen, rejected)
     if not size:
         raise BadRow('no "prompt", and the answers share no first message; give "prompt"')
     return chosen[:size], chosen[size:], rejected[size:]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from rlhf_jax.config import ConfigError
 
-T = TypeVar("T")
 _SHOWN = 10  # bad lines named in one message
 
 
@@ -35,12 +34,12 @@ class Issues:
         self.skip = skip
         self.lines: list[str] = []
 
-    def check(self, rows: list[Row], parse: Callable[[Any], T]) -> list[tuple[Row, T]]:
-        """`parse` of every row; a row that raises BadRow is noted and left out."""
-        good: list[tuple[Row, T]] = []
+    def check(self, rows: list[Row], parse: Callable[[Any], Any]) -> list[Row]:
+        """Rows with `parse` of their values; one that raises BadRow is noted and left out."""
+        good: list[Row] = []
         for row in rows:
             try:
-                good.append((row, parse(row.value)))
+                good.append(Row(row.place, parse(row.value)))
             except BadRow as error:
                 self.lines.append(f"{row.place}: {error}")
         return good
@@ -76,7 +75,7 @@ def read_rows(key: str, name: str, issues: Issues, *, plain: bool = False) -> li
     if not rows:
         raise ConfigError(key, name, "a file with at least one row; this one is empty")
     parse = _decode if plain else _parse
-    return [Row(row.place, value) for row, value in issues.check(rows, parse)]
+    return issues.check(rows, parse)
 
 
 def _lines(key: str, name: str) -> list[bytes]:

@@ -1,0 +1,148 @@
+"""The whole pipeline, very small: what a run leaves behind, and what can be done with it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "model.layers=1", "model.width=16", "model.heads=2", "model.kv_heads=1", "model.ff_width=32",
+    "sft.steps=20", "reward_model.steps=20", "sft.log_every=10", "reward_model.log_every=10",
+    "algo.updates=3", "algo.batch_size=8", "algo.minibatches=2", "eval.num_prompts=16",
+    "task.num_texts=200", "task.num_pairs=64", "task.num_prompts=32", "sampling.max_length=8",
+]  # fmt: skip
+pytestmark = pytest.mark.slow
+
+
+def run(folder, module, *arguments, **options):
+    cache = str(folder / "cache")
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "RLHF_JAX_CACHE": cache}
+    command = [sys.executable, "-m", f"experiments.{module}", *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, **options)
+
+
+def rlhf(folder, *arguments):
+    return run(folder, "rlhf", *SMALL, f"run.cache_dir={folder}/stages", *arguments)
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a finished run in `run`, and what it printed."""
+    folder = tmp_path_factory.mktemp("rlhf")
+    done = rlhf(folder, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_the_run_directory_is_as_promised(finished):
+    run_dir = finished[0] / "run"
+    for name in ("policy", "sft", "reward_model"):
+        assert (run_dir / "checkpoints" / name).is_file()
+    assert (run_dir / ".hydra" / "config.yaml").is_file()
+    pictures = list((run_dir / "plots").glob("*.png"))
+    assert pictures and all(p.read_bytes()[:4] == b"\x89PNG" for p in pictures)
+
+
+def test_metrics_have_a_row_for_every_logged_update(finished):
+    found = rows(finished[0] / "run" / "metrics.jsonl")
+    updates = {
+        s: [r["update"] for r in found if r["stage"] == s] for s in ("sft", "reward_model", "ppo")
+    }
+    assert updates == {"sft": [10, 20], "reward_model": [10, 20], "ppo": [1, 2, 3]}
+    ppo = [r for r in found if r["stage"] == "ppo"]
+    assert [r["episode"] for r in ppo] == [8, 16, 24]
+    names = {
+        "objective/kl", "objective/scores", "objective/rlhf_reward", "objective/kl_coef",
+        "policy/clipfrac_avg", "policy/entropy_avg", "loss/policy_avg", "loss/value_avg",
+        "val/ratio", "gold/score", "tokens/completion_length", "lr", "seconds",
+    }  # fmt: skip
+    assert all(names <= row.keys() for row in ppo)
+    assert abs(ppo[0]["objective/kl"]) < 1e-4 and "nonfinite" not in ppo[-1]
+
+
+def test_the_summary_has_numbers_times_and_versions(finished):
+    summary = json.loads((finished[0] / "run" / "summary.json").read_text())
+    names = {"gold/score", "objective/scores", "objective/kl", "tokens/completion_length"}
+    assert names <= summary["before"].keys() == summary["after"].keys()
+    assert abs(summary["before"]["objective/kl"]) < 1e-4
+    assert {"sft", "reward_model", "ppo"} <= summary["stages"].keys()
+    assert all("compile_seconds" in summary["stages"][s] for s in ("sft", "reward_model", "ppo"))
+    wanted = {"seed", "task", "facts", "versions", "device_kind", "config_hash", "seconds"}
+    assert wanted <= summary.keys()
+
+
+def test_samples_are_side_by_side_with_scores(finished):
+    samples = rows(finished[0] / "run" / "samples.jsonl")
+    assert len(samples) == 16
+    for row in samples:
+        assert all(isinstance(row[k], str) for k in ("prompt", "before", "after"))
+        assert "gold/score" in row["before_scores"].keys() & row["after_scores"].keys()
+
+
+def test_the_console_shows_the_comparison_and_the_folder(finished):
+    out = finished[1].stdout
+    assert "gold reward" in out and "reward-model score" in out and "run" in out
+    assert finished[1].stderr == ""
+
+
+def test_resuming_a_finished_run_adds_no_rows(finished):
+    folder, _ = finished
+    shutil.copytree(folder / "run", folder / "again")
+    done = run(folder, "rlhf", "resume=again")
+    assert done.returncode == 0, done.stderr
+    before, after = (rows(folder / name / "metrics.jsonl") for name in ("run", "again"))
+    place = ("stage", "update")
+    assert [[r[k] for k in place] for r in after] == [[r[k] for k in place] for r in before]
+    first, second = (
+        json.loads((folder / name / "summary.json").read_text()) for name in ("run", "again")
+    )
+    assert first["after"] == second["after"]
+
+
+def test_generate_answers_a_file_of_prompts(finished):
+    folder, _ = finished
+    (folder / "prompts.jsonl").write_text('{"prompt": "the plot was"}\n{"prompt": "it was"}\n')
+    done = run(
+        folder, "generate", "run=run", "prompts=prompts.jsonl", "num_samples=2", "output=out.jsonl",
+        "sampling.max_length=5", "seed=3",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "tuned (PPO)" in done.stdout and "reference (SFT)" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    found = rows(folder / "out.jsonl")
+    assert [r["prompt"] for r in found] == ["the plot was"] * 2 + ["it was"] * 2
+    assert [r["sample"] for r in found] == [0, 1, 0, 1]
+    for row in found:
+        assert row["reference"]["objective/kl"] == 0.0
+        assert row["tuned"]["objective/kl"] == row["tuned"]["log_ratio"]
+        assert {"text", "finished", "gold/score", "objective/scores"} <= row["tuned"].keys()
+        assert len(row["tuned"]["text"].split()) <= 5
+    assert found[0]["tuned"]["text"] != found[1]["tuned"]["text"] or found[2] != found[3]
+
+
+def test_generate_talks_until_it_is_told_to_quit(finished):
+    typed = "the plot was\nthe zorp was\n" + "it was " * 40 + "\nit was\nquit\nit was\n"
+    done = run(finished[0], "generate", "run=run", input=typed)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("tuned (PPO)") == 2
+    assert "'zorp' is not among the task's" in done.stdout
+    assert "81 tokens with BOS, at most 56 are accepted" in done.stdout
+
+
+def test_a_broken_reward_of_the_users_own_is_one_line(finished):
+    folder, _ = finished
+    (folder / "mine.py").write_text("def score(texts):\n    return [1.0 / 0 for _ in texts]\n")
+    done = rlhf(folder, "hydra.run.dir=broken", "task.reward=mine:score")
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert "ZeroDivisionError" in lines[0]

@@ -1,0 +1,127 @@
+"""Sampling: what is drawn, when it stops, and that its log-probabilities are the model's."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.config import SamplingConfig
+from rlhf_jax.rollout.text import completion_log_probs
+from rlhf_jax.sampling.decode import draw, generate
+from rlhf_jax.types import Sequences
+
+PAD, EOS = 0, 2
+KEY = jax.random.key(7)
+
+
+@pytest.fixture(scope="module")
+def sample(tiny_config, tiny_model, tiny_frozen):
+    """`sample(prompts, key, **sampling)` from the reference."""
+
+    @functools.cache
+    def compiled(sampling):
+        options = {"config": tiny_config.model, "sampling": sampling}
+        return jax.jit(functools.partial(generate, tiny_model, **options, eos_id=EOS, pad_id=PAD))
+
+    def run(prompts, key=KEY, **sampling):
+        config = dataclasses.replace(SamplingConfig(max_length=6), **sampling)
+        return compiled(config)(tiny_frozen.reference, prompts, key)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def many(tiny_prompts):
+    """The prompts sixteen times, for what happens now and then."""
+    return jax.tree.map(lambda x: jnp.tile(x, (16, 1)), tiny_prompts)
+
+
+@pytest.mark.parametrize(
+    "sampling", [{"temperature": 0.7}, {"temperature": 1.3, "top_k": 4, "top_p": 0.8}]
+)
+def test_log_probs_are_those_of_a_full_pass_without_filters(
+    sample, many, tiny_model, tiny_frozen, sampling
+):
+    rollout = sample(many, **sampling)
+    full = jax.jit(completion_log_probs, static_argnums=0)
+    expected, _ = full(tiny_model, tiny_frozen.reference, rollout, sampling["temperature"])
+    mask = np.asarray(rollout.completion_mask)
+    found = np.asarray(rollout.behavior_log_probs)
+    np.testing.assert_allclose(found[mask], np.asarray(expected)[mask], atol=1e-5)
+    np.testing.assert_array_equal(found[~mask], 0.0)
+    other, _ = full(tiny_model, tiny_frozen.reference, rollout, 1.0)
+    assert np.abs(found - np.asarray(other))[mask].max() > 0.05  # a lost temperature would show
+
+
+def test_a_completion_ends_with_eos_and_pads_follow(sample, many):
+    rollout = sample(many)
+    tokens, mask = np.asarray(rollout.completion_tokens), np.asarray(rollout.completion_mask)
+    ended = 0
+    for row, real in zip(tokens, mask):
+        stops = np.flatnonzero(row == EOS)
+        length = stops[0] + 1 if stops.size else len(row)
+        ended += bool(stops.size)
+        assert real.tolist() == [i < length for i in range(len(row))]
+        assert (row[length:] == PAD).all() and (row[:length] != PAD).all()
+    assert 10 < ended < 120  # both kinds occur
+    assert tokens.dtype == np.int32 and mask.dtype == bool
+
+
+def test_min_length_keeps_eos_away_and_max_length_cuts(sample, many):
+    rollout = sample(many, min_length=4, max_length=5)
+    tokens = np.asarray(rollout.completion_tokens)
+    assert tokens.shape[1] == 5
+    assert (tokens[:, :4] != EOS).all() and (tokens[:, 4] == EOS).any()
+
+
+def test_top_k_1_is_greedy_whatever_the_key(
+    sample, tiny_prompts, tiny_config, tiny_model, tiny_frozen
+):
+    rollout = sample(tiny_prompts, top_k=1, min_length=0)
+    again = sample(tiny_prompts, jax.random.key(99), top_k=1, min_length=0)
+    np.testing.assert_array_equal(rollout.completion_tokens, again.completion_tokens)
+    window = (tiny_prompts.tokens.shape[1] - 1, rollout.tokens().shape[1] - 1)
+    forward = jax.jit(tiny_model.apply, static_argnames="window")
+    logits = forward(tiny_frozen.reference, rollout.tokens(), rollout.mask(), window=window).logits
+    best = np.asarray(logits.at[..., PAD].set(-np.inf).argmax(axis=-1))
+    mask = np.asarray(rollout.completion_mask)
+    np.testing.assert_array_equal(np.asarray(rollout.completion_tokens)[mask], best[mask])
+
+
+def test_extra_left_padding_changes_no_completion(sample, tiny_prompts):
+    pad = lambda x: jnp.pad(x, [(0, 0), (3, 0)])
+    wide = jax.tree.map(pad, tiny_prompts)
+    a, b = sample(tiny_prompts, temperature=0.7), sample(wide, temperature=0.7)
+    np.testing.assert_array_equal(a.completion_tokens, b.completion_tokens)
+    np.testing.assert_allclose(a.behavior_log_probs, b.behavior_log_probs, atol=1e-5)
+
+
+def test_the_key_decides(sample, tiny_prompts):
+    a, b = sample(tiny_prompts), sample(tiny_prompts)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    other = sample(tiny_prompts, jax.random.key(8))
+    assert (a.completion_tokens != other.completion_tokens).any()
+
+
+def test_prompts_come_back_unchanged(sample, tiny_prompts):
+    rollout = sample(tiny_prompts)
+    back = Sequences(tokens=rollout.prompt_tokens, mask=rollout.prompt_mask)
+    jax.tree.map(np.testing.assert_array_equal, back, tiny_prompts)
+
+
+@pytest.mark.parametrize("step, allowed", [(0, [1, 3, 4]), (1, [1, 2, 3, 4])])
+def test_draws_follow_the_softmax_of_what_is_allowed(step, allowed):
+    logits = jnp.array([9.0, 0.5, 1.0, -0.5, 0.0])  # the padding token has the largest logit
+    count = 20_000
+    draws = draw(
+        jnp.broadcast_to(logits, (count, 5)), KEY, jnp.array(step), SamplingConfig(), EOS, PAD
+    )
+    found = np.bincount(draws, minlength=5)
+    weights = np.exp(np.asarray(logits, np.float64))[allowed]
+    expected = count * weights / weights.sum()
+    assert found.sum() == found[allowed].sum()
+    chi_square = ((found[allowed] - expected) ** 2 / expected).sum()
+    assert chi_square < 16.3  # 1 in 1000 with 3 degrees of freedom; wrong weights give hundreds

@@ -1,0 +1,110 @@
+"""The reward model: what is scored, how accuracy is counted, and that it learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.config import OptimConfig, RewardModelConfig, split_dynamic
+from rlhf_jax.models.value_heads import init_head
+from rlhf_jax.train import reward_model
+from rlhf_jax.train.loop import repeat
+from rlhf_jax.types import PairBatch, Sequences
+
+KEY = jax.random.key(0)
+
+
+def texts_with(token, seed, count=5):
+    """Texts of 3 to 5 tokens with `token` somewhere and junk as padding."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(7, 12, (count, 5)).astype(np.int32)
+    tokens[np.arange(count), rng.integers(0, 3, count)] = token
+    mask = np.arange(5)[None] < rng.integers(3, 6, (count, 1))
+    return Sequences(tokens=jnp.asarray(tokens), mask=jnp.asarray(mask))
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Texts with a 5 are preferred to texts with a 6."""
+    chosen, rejected = texts_with(5, seed=0), texts_with(6, seed=1)
+    return PairBatch(chosen=chosen, rejected=rejected, margin=jnp.ones(5))
+
+
+@pytest.fixture(scope="module")
+def scores(tiny_model):
+    return jax.jit(lambda params, pairs: reward_model.pair_scores(tiny_model, params, pairs))
+
+
+def with_other_padding(pairs, token):
+    def change(texts):
+        return Sequences(tokens=jnp.where(texts.mask, texts.tokens, token), mask=texts.mask)
+
+    return PairBatch(
+        chosen=change(pairs.chosen), rejected=change(pairs.rejected), margin=pairs.margin
+    )
+
+
+def test_scores_ignore_padding(scores, tiny_frozen, pairs):
+    before = scores(tiny_frozen.reward, pairs)
+    after = scores(tiny_frozen.reward, with_other_padding(pairs, 3))
+    np.testing.assert_allclose(before, after, atol=1e-6)
+    assert np.std(before) > 1e-3
+
+
+@pytest.mark.parametrize("batch_size", [2, 256])
+def test_accuracy_is_the_share_of_pairs_ranked_right(
+    tiny_model, scores, tiny_frozen, pairs, batch_size
+):
+    chosen, rejected = scores(tiny_frozen.reward, pairs)
+    expected = np.mean(np.asarray(chosen) > np.asarray(rejected))
+    evaluate = jax.jit(reward_model.make_evaluate(tiny_model, batch_size))
+    assert float(evaluate(tiny_frozen.reward, pairs)) == pytest.approx(expected)
+    swapped = PairBatch(chosen=pairs.rejected, rejected=pairs.chosen, margin=pairs.margin)
+    assert float(evaluate(tiny_frozen.reward, swapped)) == pytest.approx(1 - expected)
+
+
+def test_a_tie_counts_half(tiny_model, tiny_frozen, pairs):
+    head = init_head(KEY, 16, zero=True)
+    params = {"trunk": tiny_frozen.reference, "head": head}
+    assert float(jax.jit(reward_model.make_evaluate(tiny_model))(params, pairs)) == 0.5
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model, tiny_frozen, pairs):
+    """`trained(**settings)` after 40 steps: the state and the metrics of the last step."""
+    base = RewardModelConfig(steps=40, batch_size=5, optim=OptimConfig(learning_rate=0.01))
+    static, hparams = split_dynamic(base)
+    run = jax.jit(repeat(reward_model.make_train_step(tiny_model, static)))
+    start = reward_model.init(tiny_frozen.reference, 16, base, KEY)
+
+    def train(**settings):
+        state, _ = run(start, pairs, hparams | settings, jnp.int32(39))
+        return run(state, pairs, hparams | settings, jnp.int32(1))
+
+    return train
+
+
+def test_it_learns_which_token_is_preferred(tiny_model, trained):
+    state, metrics = trained()
+    assert float(metrics["loss"]) < 0.1 and float(metrics["accuracy"]) == 1.0
+    unseen = PairBatch(
+        chosen=texts_with(5, seed=8), rejected=texts_with(6, seed=9), margin=jnp.zeros(5)
+    )
+    evaluate = jax.jit(reward_model.make_evaluate(tiny_model))
+    assert float(evaluate(state.params, unseen)) >= 0.8
+
+
+def test_centering_pulls_the_mean_score_to_0(trained, scores, pairs):
+    offsets = []
+    for coef in (0.0, 1.0):
+        state, _ = trained(centering_coef=coef)
+        offsets.append(abs(float(np.mean(scores(state.params, pairs)))))
+    assert offsets[1] < 0.2 < 3 * offsets[0]
+
+
+def test_a_margin_drives_the_scores_further_apart(trained, scores, pairs):
+    gaps = []
+    for margin in (0.0, 3.0):
+        chosen, rejected = scores(trained(margin=margin)[0].params, pairs)
+        gaps.append(float(jnp.mean(chosen - rejected)))
+    assert gaps[1] > gaps[0] + 0.5
