@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +60,24 @@ def launch(program: Callable[[Any, Path], None], config_name: str, schema: type)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach `one_line`
     register_schemas(**{f"base_{config_name}": schema})
 
+    failures: list[str] = []
+
     def task(config: DictConfig) -> None:
-        program(OmegaConf.to_object(config), Path(HydraConfig.get().runtime.output_dir))
+        try:
+            program(OmegaConf.to_object(config), Path(HydraConfig.get().runtime.output_dir))
+        except UserError as error:  # inside, or Hydra would print a line of its own
+            failures.append(str(error))
 
     main = hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)
     try:
         sys.argv[1:] = resumed(sys.argv[1:])
         main(task)()
+        if failures:
+            fail(failures[0])
     except UserError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted")
     except (HydraException, OmegaConfBaseException) as error:
         fail(one_line(error))
 
@@ -104,13 +113,13 @@ def one_line(error: BaseException) -> str:
         if isinstance(part, MissingConfigException) and part.options is not None:
             group, _, name = str(part.missing_cfg_file).rpartition("/")
             return f"{group}={name}: must be one of {', '.join(sorted(shown(part.options)))}"
-    causes = [e for e in chain(error) if isinstance(e, OmegaConfBaseException)]
-    if causes and causes[-1].full_key:
+    causes = [e for e in chain(error) if isinstance(e, OmegaConfBaseException) and e.full_key]
+    if causes:
         return key_error(causes[-1])
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
-def shown(options: list[str]) -> list[str]:
+def shown(options: Sequence[str]) -> list[str]:
     """Config names without the schemas."""
     return [o for o in options if not o.startswith("base_")]
 

@@ -20,6 +20,7 @@ from experiments._cli import SCHEMAS, launch, thawed
 from rlhf_jax import runtime
 from rlhf_jax.checks import check_leaf, leaves
 from rlhf_jax.config import ConfigError, RLHFConfig, SamplingConfig, choice
+from rlhf_jax.io.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,11 @@ def load_run_config(run: str | None) -> RLHFConfig:
     saved = Path(run) / ".hydra" / "config.yaml"
     if not saved.is_file():
         raise ConfigError("run", run, "not a run directory (no .hydra/config.yaml)")
-    if not (Path(run) / "checkpoints" / "policy").is_file():
+    if not RunDir(run).params("policy").is_file():
         remedy = f"finish it with python -m experiments.rlhf resume={run}"
-        raise ConfigError("run", run, f"the run is not finished (no checkpoints/policy); {remedy}")
+        raise ConfigError(
+            "run", run, f"the run is not finished (no checkpoints/policy.safetensors); {remedy}"
+        )
     stored = OmegaConf.load(saved)
     schema = thawed(RLHFConfig)
     schema.task = thawed(SCHEMAS["task", f"base_{stored.task.name}"])

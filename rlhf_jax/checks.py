@@ -24,7 +24,7 @@ NOT_NEGATIVE = {
     "top_k", "min_length", "vf_coef", "kl_coef", "entropy_coef", "weight_decay", "final_scale",
     "missing_eos_penalty", "centering_coef", "margin", "num_samples", "seed", "data_seed",
 }  # fmt: skip
-SHARES = {"gamma", "gae_lambda", "top_p"}  # in [0, 1]
+SHARES = {"gamma", "gae_lambda"}  # in [0, 1]
 
 
 def leaves(config: object, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, object]]:
@@ -65,6 +65,8 @@ def check_leaf(key: str, f: dataclasses.Field, value: object) -> None:
         raise ConfigError(key, value, "must be above 0")
     if f.name in NOT_NEGATIVE and value < 0:
         raise ConfigError(key, value, "must be 0 or above")
+    if f.name == "top_p" and not 0 < value <= 1:
+        raise ConfigError(key, value, "must be above 0 and at most 1")
     if f.name in SHARES and not 0 <= value <= 1:
         raise ConfigError(key, value, "must be between 0 and 1")
 
@@ -107,10 +109,11 @@ def check_lengths(config: RLHFConfig) -> None:
         accepted = f"must be at most sampling.max_length={sampling.max_length}"
         raise ConfigError("sampling.min_length", sampling.min_length, accepted)
     prompt = getattr(config.task, "max_prompt", 0) + 1  # and BOS
-    if prompt + sampling.max_length > context:
+    needed = prompt + sampling.max_length
+    if needed > context:
         accepted = (
             f"prompts of up to {prompt} tokens (task.max_prompt and BOS) and completions of "
-            f"sampling.max_length={sampling.max_length} need at least {prompt + sampling.max_length}"
+            f"sampling.max_length={sampling.max_length} need at least {needed}"
         )
         raise ConfigError("model.context", context, accepted)
     for name in ("text_length", "pair_length"):

@@ -135,7 +135,7 @@ class TaskConfig:
     # reward_model (learned from the task's pairs), gold (the task's own) or package.module:function
     reward: str = "reward_model"
     data_seed: int = 0
-    num_pairs: int = 8192  # training pairs; as many again, at most 2048, are held out
+    num_pairs: int = 8192  # training pairs to draw; jsonl uses all its rows
     num_prompts: int = 4096
 
 
@@ -176,6 +176,7 @@ class JsonlConfig(TaskConfig):
     text_length: int = 128
     heldout: float = 0.1  # share of prompts and pairs kept for evaluation
     skip_bad_rows: bool = False
+    chat_template: Optional[str] = None  # a Jinja template for message lists
 
 
 @dataclass(frozen=True)

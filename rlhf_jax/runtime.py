@@ -8,6 +8,8 @@ import sys
 import warnings
 from pathlib import Path
 
+import platformdirs
+
 from rlhf_jax.config import ConfigError, RunConfig
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
@@ -18,8 +20,6 @@ def user_cache() -> Path:
 
     `RLHF_JAX_CACHE` in the environment moves it.
     """
-    import platformdirs
-
     return Path(os.environ.get("RLHF_JAX_CACHE") or platformdirs.user_cache_dir("rlhf_jax"))
 
 

@@ -38,7 +38,7 @@ BAD = [
     ("algo.kl_target", float("inf"), "finite"),
     ("algo.gae_lambda", 1.5, "between 0 and 1"),
     ("algo.gamma", -0.5, "between 0 and 1"),
-    ("sampling.top_p", 2.0, "between 0 and 1"),
+    ("sampling.top_p", 2.0, "at most 1"),
     ("seed", -1, "0 or above"),
     ("algo.updates", 0, "above 0"),
     ("sft.batch_size", 0, "above 0"),

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rlhf_jax.config import UserError
-from rlhf_jax.io.run_dir import finite
+from rlhf_jax.io.run_dir import file_mode, finite
 from rlhf_jax.types import Params
 
 Keys = tuple[str | int, ...]
@@ -51,6 +51,7 @@ def save_params(
     os.close(handle)
     try:
         save_file(arrays, temporary, metadata=header)
+        os.chmod(temporary, file_mode())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -53,6 +53,10 @@ class RunDir:
         """Training states to resume from."""
         return self.path / "checkpoints"
 
+    def params(self, name: str) -> Path:
+        """Parameters of a finished stage: `sft`, `reward_model` or `policy`."""
+        return self.checkpoints / f"{name}.safetensors"
+
     @property
     def plots(self) -> Path:
         """Pictures of the run."""
@@ -131,17 +135,18 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it readable by the owner only
+        os.chmod(temporary, file_mode())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
+def file_mode() -> int:
+    """Permissions of an ordinary new file; a temporary one is readable by its owner only."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from rlhf_jax import __version__
 from rlhf_jax.io import console
 from rlhf_jax.io.params import CheckpointError, load_params, save_params
 from rlhf_jax.io.run_dir import config_hash, write_json
+from rlhf_jax.runtime import user_cache
 from rlhf_jax.types import Params
 
 LAYOUT = 1  # raise when old entries must not be read any more
@@ -28,7 +27,7 @@ class StageCache:
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None):
-        self.root = Path(root or platformdirs.user_cache_path("rlhf_jax") / "stages")
+        self.root = Path(root or user_cache() / "stages")
 
     def entry(self, key: Mapping[str, Any]) -> Path:
         """Directory of the stage made by `key`, whether it exists or not."""

@@ -11,8 +11,8 @@ from rlhf_jax.models.cache import KVCache, init_cache, write
 from rlhf_jax.models.functional import Model, from_nnx
 from rlhf_jax.types import Array, record
 
-# Small, so that a tied head does not start by predicting the token it reads; inputs are scaled back.
-EMBEDDING_STD = 0.02
+# Small, so that a tied head does not start by predicting its input, which is scaled back.
+EMBEDDING_STD = 0.1
 NEGATIVE = -1e9  # an additive mask; finite, so a row with nothing to attend to stays finite
 
 

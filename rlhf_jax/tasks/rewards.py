@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.config import ConfigError
+from rlhf_jax.config import ConfigError, UserError
 
 RewardFn = Callable[[list[str]], Sequence[float]]
 _SHOWN = 200  # characters of an offending text
 
 
-class RewardError(RuntimeError):
+class RewardError(UserError):
     """A reward function that failed or did not return one finite number a text."""
 
 

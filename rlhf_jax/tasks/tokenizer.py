@@ -67,7 +67,7 @@ def make_codec(bpe: Tokenizer) -> TextCodec:
     def decode(ids: Sequence[int]) -> str:
         return bpe.decode([int(i) for i in ids], skip_special_tokens=True)
 
-    return TextCodec(encode, decode, bpe.get_vocab_size(), PAD, BOS, EOS)
+    return TextCodec(encode, decode, bpe.get_vocab_size(), PAD, BOS, EOS, bpe.to_str())
 
 
 def encode_all(bpe: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ from rlhf_jax.types import Key, Params, ScoreFn, Sequences
 ROWS = 64  # completions in one compiled call, at most
 WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)  # of padded prompts: few widths, few compilations
 
-Answer = dict[str, object]  # one line of the output file
+Answer = dict[str, Any]  # one line of the output file
 
 
 class Answerer(NamedTuple):
@@ -47,7 +47,7 @@ def open_answerer(
     codec, gold = codec_and_gold(config.task, path)
     model = make_transformer(config.model, codec.vocab_size)
     names = ("policy", "sft", "reward_model")
-    policy, sft, reward = (load_params(RunDir(path).checkpoints / n)[0] for n in names)
+    policy, sft, reward = (load_params(RunDir(path).params(n))[0] for n in names)
     frozen = Frozen(reference=sft, reward=reward)
     complete = jax.jit(make_complete(model, config, sampling, codec, gold))
     return Answerer(
@@ -172,7 +172,7 @@ def pad_left(rows: Sequence[Sequence[int]], width: int, pad_id: int) -> Sequence
     return Sequences(tokens=tokens, mask=mask)  # pyright: ignore[reportArgumentType]
 
 
-def side(answerer: Answerer, evaluation: Evaluation) -> list[dict[str, object]]:
+def side(answerer: Answerer, evaluation: Evaluation) -> list[dict[str, Any]]:
     """One model's completions with what is known about each."""
     found = jax.device_get(evaluation)
     rollout = found.rollout

@@ -1,4 +1,4 @@
-"""Which rows come next: epochs without repetition, addressed by step, so any step can be replayed."""
+"""Which rows come next: epochs without repetition, addressed by step, so any can be replayed."""
 
 from __future__ import annotations
 

@@ -152,8 +152,9 @@ def advance_to_end(
             stage.check(metrics)
             if done % stage.save_every < count or done == stage.total or asked:
                 store.save(done, state, {"seconds": seconds})
-            if asked and done < stage.total:
-                raise Interrupted(f"{stage.name} stopped after update {done} of {stage.total}")
+            if asked:
+                where = f"{stage.name} stopped after update {done} of {stage.total}"
+                raise Interrupted(f"{where}; go on with resume={session.run_dir.path}")
     session.stages.setdefault(stage.name, {})["seconds"] = time.monotonic() - start
     return state
 

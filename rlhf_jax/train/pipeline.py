@@ -10,6 +10,7 @@ import jax
 
 from rlhf_jax.config import RLHFConfig
 from rlhf_jax.io.params import save_params
+from rlhf_jax.io.sinks import read_rows
 from rlhf_jax.io.stage_cache import StageCache
 from rlhf_jax.models.transformer import make_transformer
 from rlhf_jax.tasks.protocol import Task
@@ -57,7 +58,7 @@ def run_pipeline(pipeline: Pipeline) -> Outcome:
     evaluate = compile_evaluation(pipeline, frozen)
     before = evaluate(reference, frozen)
     state = run_ppo(pipeline, frozen)
-    save_params(pipeline.session.run_dir.checkpoints / "policy", state.params)
+    save_params(pipeline.session.run_dir.params("policy"), state.params)
     after = evaluate(state.params["policy"], frozen)
     return Outcome(policy=state.params["policy"], frozen=frozen, before=before, after=after)
 
@@ -91,11 +92,13 @@ def cached_stage(pipeline: Pipeline, name: str, identity: Mapping[str, Any], tra
     if found:
         params, info = jax.device_put(found[0]), dict(found[1])
         session.stages[name] = info | {"cached": True}
-        session.sink.log({"stage": name, "update": info["update"], "seconds": 0.0} | info["final"])
+        if not any(row.get("stage") == name for row in read_rows(session.run_dir.metrics)):
+            place = {"stage": name, "update": info["update"], "seconds": 0.0}
+            session.sink.log(place | info["final"])
     else:
         params = train()
         info = session.stages[name]
         if cache:
             cache.put(identity, params, info)
-    save_params(session.run_dir.checkpoints / name, params)
+    save_params(session.run_dir.params(name), params)
     return params

@@ -42,7 +42,8 @@ def run_rlhf(config: RLHFConfig, path: Path) -> None:
             write_text(path / "tokenizer.json", task.codec.serialized)
         session = Session(run_dir=run_dir, run=config.run, sink=sink)
         outcome = run_pipeline(make_pipeline(config, task, session, host_reward(config, task)))
-        summary = summarize(config, task, session, outcome) | {"seconds": time.monotonic() - start}
+        summary = summarize(config, task, session, outcome)
+        summary["seconds"] = time.monotonic() - start
     finally:
         sink.close()
     write_json(run_dir.summary, summary | {"config_hash": config_hash(plain), **run_facts()})

@@ -21,7 +21,6 @@ from rlhf_jax.train.scoring import ScoreHost, make_score, make_watch
 from rlhf_jax.train.state import TrainState, stream
 from rlhf_jax.types import Key, Params
 
-
 MAX_HELDOUT = 2048  # texts that are looked at about ten times a stage
 
 

@@ -62,7 +62,7 @@ def apply_gradients(
 
     Returns the new state and the global norm of the gradient before clipping.
     """
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
 def test_the_run_directory_is_as_promised(finished):
     run_dir = finished[0] / "run"
     for name in ("policy", "sft", "reward_model"):
-        assert (run_dir / "checkpoints" / name).is_file()
+        assert (run_dir / "checkpoints" / f"{name}.safetensors").is_file()
     assert (run_dir / ".hydra" / "config.yaml").is_file()
     pictures = list((run_dir / "plots").glob("*.png"))
     assert pictures and all(p.read_bytes()[:4] == b"\x89PNG" for p in pictures)

@@ -22,8 +22,11 @@ def test_put_then_get(tmp_path):
 
 
 def test_default_root_is_the_users_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(platformdirs, "user_cache_path", lambda app: tmp_path / app)
+    monkeypatch.delenv("RLHF_JAX_CACHE", raising=False)
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda app: tmp_path / app)
     assert StageCache().root == tmp_path / "rlhf_jax" / "stages"
+    monkeypatch.setenv("RLHF_JAX_CACHE", str(tmp_path / "elsewhere"))
+    assert StageCache().root == tmp_path / "elsewhere" / "stages"
 
 
 def test_damaged_entry_is_reported_and_rebuilt(tmp_path, capsys):

@@ -30,14 +30,14 @@ class Files(NamedTuple):
     texts: list[Row]
 
 
-def make_jsonl(config: JsonlConfig, chat_template: str = DEFAULT_TEMPLATE) -> Task:
+def make_jsonl(config: JsonlConfig) -> Task:
     """The task of the files in `config`. All their rows are used, whatever `num_pairs` says.
 
     Raises: ConfigError for a setting or file that cannot work, DataError naming the bad lines.
     """
     _check(config)
     issues = Issues(config.skip_bad_rows)
-    files = _read(config, issues, chat_template)
+    files = _read(config, issues, config.chat_template or DEFAULT_TEMPLATE)
     issues.settle()  # before a tokenizer is trained on rows that are no good
     codec = tok.make_codec(tok.train_bpe(_all_text(files), config.vocab_size))
     rows = _fit(config, files, codec.encode, issues)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf_jax.config import ConfigError
+from rlhf_jax.config import ConfigError, UserError
 
 _SHOWN = 10  # bad lines named in one message
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """Data that cannot be used: says where, what is wrong and what is accepted."""
 
 

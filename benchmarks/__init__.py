@@ -1,0 +1,1 @@
+"""Benchmarks: what the README states, measured again by one command each."""

@@ -1,0 +1,89 @@
+"""Runs the pipeline over seeds and prints what the README states.
+
+    python -m benchmarks.pipeline reviews --seeds 4
+    python -m benchmarks.pipeline imdb --seeds 1
+
+Each seed is an ordinary run of `experiments.rlhf`, one after the other, without cached stages;
+the numbers are read from the records it leaves. Writes benchmarks/results/pipeline_TASK.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from rlhf_jax.report.load import load_metrics
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def run_seed(task: str, seed: int, folder: Path, overrides: list[str]) -> Path:
+    """One run; returns its directory."""
+    run_dir = folder / f"{task}_seed{seed}"
+    settings = [f"task={task}", f"seed={seed}", "run.cache=false", f"hydra.run.dir={run_dir}"]
+    command = [sys.executable, "-m", "experiments.rlhf", *settings, *overrides]
+    subprocess.run(command, check=True)
+    return run_dir
+
+
+def measure(run_dir: Path) -> dict[str, float]:
+    """The numbers the targets are about."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    ppo = load_metrics(run_dir)["ppo"]
+    before, after, facts = summary["before"], summary["after"], summary["facts"]
+    kl = np.asarray(ppo["objective/kl"])
+    row = {
+        "seed": summary["seed"],
+        "seconds": summary["seconds"],
+        "heldout_loss": summary["stages"]["sft"]["final"]["heldout_loss"],
+        "rm_accuracy": summary["stages"]["reward_model"]["final"]["heldout_accuracy"],
+        "bayes_accuracy": facts["bayes_pair_accuracy"],
+        "kl_last_quarter": float(kl[-len(kl) // 4 :].mean()),
+        "kl_target": summary["kl_target"],
+        "kl_after": after["objective/kl"],
+        "score_before": before["objective/scores"],
+        "score_after": after["objective/scores"],
+    }
+    row["rm_share_of_bayes"] = row["rm_accuracy"] / row["bayes_accuracy"]
+    if row["kl_target"]:
+        row["kl_over_target"] = row["kl_last_quarter"] / row["kl_target"]
+    if "gold/score" in before:
+        row["gold_before"], row["gold_after"] = before["gold/score"], after["gold/score"]
+        gain = row["gold_after"] - row["gold_before"]
+        row["gold_gain_in_reference_sd"] = gain / before["gold/std"]
+        row["loss_over_entropy"] = row["heldout_loss"] / facts["entropy_per_token"]
+    if "judge/positive" in before:
+        row["judge_before"], row["judge_after"] = before["judge/positive"], after["judge/positive"]
+        row["judge_on_human_text"] = facts["judge_positive_rate"]
+    return row
+
+
+def show(rows: list[dict[str, float]]) -> None:
+    """A Markdown table: a row a number, a column a seed."""
+    print("| number | " + " | ".join(f"seed {row['seed']}" for row in rows) + " |")
+    print("|---" * (len(rows) + 1) + "|")
+    for name in [n for n in rows[0] if n != "seed"]:
+        print(f"| {name} | " + " | ".join(f"{row[name]:.4g}" for row in rows) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=["reviews", "imdb"])
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks"))
+    parser.add_argument("overrides", nargs="*", help="settings of experiments.rlhf")
+    args = parser.parse_args()
+    seeds = range(args.seeds)
+    rows = [measure(run_seed(args.task, s, args.folder, args.overrides)) for s in seeds]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"pipeline_{args.task}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()
