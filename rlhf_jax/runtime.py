@@ -53,7 +53,8 @@ def connect(run: RunConfig) -> str:
     Raises:
       ConfigError: the device asked for is not there.
     """
-    logging.getLogger("absl").setLevel(logging.WARNING)  # checkpointing tells of every step
+    for chatty in ("absl", "jax"):  # they tell of every checkpoint and of platforms not there
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     # jax tells of its own progress with deprecations; a run's console is not the place for them.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     import jax

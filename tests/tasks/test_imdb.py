@@ -117,6 +117,11 @@ def test_review_that_is_a_heldout_snippet_is_dropped(tmp_path):
     assert len(heldout) > 2 and not any(key in learned for key in heldout)
 
 
+def finished(codec, texts):
+    last = texts.tokens[np.arange(len(texts.tokens)), texts.mask.sum(1) - 1]
+    return last == codec.eos_id
+
+
 def test_layout(task):
     codec = task.codec
     assert task.train_pairs.chosen.tokens.shape == (200, 16)
@@ -126,9 +131,10 @@ def test_layout(task):
         assert (s.tokens[:, 0] == codec.bos_id).all()
         assert ((s.tokens != codec.pad_id) == s.mask).all()
         assert (np.diff(s.mask.astype(int), axis=1) <= 0).all()  # padding on the right
-    last = task.train_pairs.chosen.mask.sum(1) - 1
-    ends = task.train_pairs.chosen.tokens[np.arange(200), last]
-    assert (ends == codec.eos_id).all()
+    assert finished(codec, task.heldout_pairs.chosen).all()
+    chosen, rejected = task.train_pairs.chosen, task.train_pairs.rejected
+    assert 0.3 < finished(codec, chosen).mean() < 0.7  # every other pair goes without its EOS
+    assert (finished(codec, chosen) == finished(codec, rejected)).all()
     for prompts in (task.train_prompts, task.eval_prompts):
         assert prompts.tokens.shape[1] == 7 and prompts.mask[:, -1].all()
         sizes = prompts.mask.sum(1) - 1

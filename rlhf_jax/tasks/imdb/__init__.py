@@ -58,7 +58,7 @@ def build_imdb(config: ImdbConfig, reviews: list[Review], snippets: list[Snippet
     seed, heldout_pairs = config.data_seed, min(config.num_pairs, HELDOUT_PAIRS)
     judge = cached_judge(texts, labels, seed=seed, cache_dir=config.cache_dir)
     # A stream for each use: asking for more pairs changes no text, prompt or held-out vote.
-    draws = [np.random.default_rng([seed, i]) for i in range(1, 8)]
+    draws = [np.random.default_rng([seed, i]) for i in range(1, 9)]
     train_votes = draw_votes([s.ratings for s in train.snippets], config.num_pairs, draws[0])
     heldout_votes = draw_votes([s.ratings for s in heldout.snippets], heldout_pairs, draws[1])
     bayes = bayes_accuracy([s.ratings for s in heldout.snippets], heldout_votes)
@@ -67,7 +67,7 @@ def build_imdb(config: ImdbConfig, reviews: list[Review], snippets: list[Snippet
         codec=tok.make_codec(bpe),
         train_text=_texts(config, train, draws[2]),
         heldout_text=_texts(config, heldout, draws[3]),
-        train_pairs=_pairs(config, train, train_votes),
+        train_pairs=_pairs(config, train, train_votes, draws[7]),
         heldout_pairs=_pairs(config, heldout, heldout_votes),
         train_prompts=_prompts(config, train, draws[4]),
         eval_prompts=_prompts(config, heldout, draws[5]),
@@ -126,13 +126,26 @@ def _texts(config: ImdbConfig, split: Split, rng: np.random.Generator) -> Sequen
     return tok.pad_rows([rows[i] for i in rng.permutation(len(rows))], length)
 
 
-def _pairs(config: ImdbConfig, split: Split, votes: Votes) -> PairBatch:
-    """BOS, snippet, EOS; a snippet too long loses its end but keeps its EOS."""
+def _pairs(
+    config: ImdbConfig, split: Split, votes: Votes, rng: np.random.Generator | None = None
+) -> PairBatch:
+    """BOS, snippet, EOS; a snippet too long loses its end but keeps its EOS.
+
+    With `rng` every other text goes without its EOS, both sides of a pair alike: a reward model
+    that has only seen finished texts cannot be trusted on completions cut at a fixed length.
+    """
     length = config.pair_length
     table = tok.pad_rows([tok.closed(t[: length - 2]) for t in split.snippet_tokens], length)
+    tokens, mask = np.asarray(table.tokens), np.asarray(table.mask)
+    number = len(votes.margin)
+    unfinished = np.zeros(number, bool) if rng is None else rng.random(number) < 0.5
 
     def take(rows: np.ndarray) -> Sequences:
-        return Sequences(tokens=table.tokens[rows], mask=table.mask[rows])
+        cut = unfinished[:, None] & (tokens[rows] == tok.EOS)
+        return Sequences(
+            tokens=np.where(cut, tok.PAD, tokens[rows]),  # pyright: ignore[reportArgumentType]
+            mask=mask[rows] & ~cut,  # pyright: ignore[reportArgumentType]
+        )
 
     margin = votes.margin
     return PairBatch(chosen=take(votes.chosen), rejected=take(votes.rejected), margin=margin)  # pyright: ignore[reportArgumentType]
