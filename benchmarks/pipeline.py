@@ -34,7 +34,7 @@ def run_seed(task: str, seed: int, folder: Path, overrides: list[str]) -> Path:
 def measure(run_dir: Path) -> dict[str, float]:
     """The numbers the targets are about."""
     summary = json.loads((run_dir / "summary.json").read_text())
-    ppo = load_metrics(run_dir)["ppo"]
+    ppo = load_metrics(run_dir / "metrics.jsonl")["ppo"]
     before, after, facts = summary["before"], summary["after"], summary["facts"]
     kl = np.asarray(ppo["objective/kl"])
     row = {
