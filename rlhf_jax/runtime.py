@@ -12,6 +12,7 @@ import platformdirs
 
 from rlhf_jax.config import ConfigError, RunConfig
 
+MARK = "RLHF_JAX_RUNTIME"  # the process whose platform has been chosen
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
 
@@ -29,12 +30,17 @@ def setup(run: RunConfig) -> None:
     On CPU, programs over many lanes can wait for ever in XLA's thread pool, which is as wide as
     the machine has cores; a pool of one thread cannot starve. `run.threads` sets the pool.
 
+    Further runs in the same process keep what the first one set.
+
     Raises:
-      RuntimeError: jax was imported before.
+      RuntimeError: jax was imported before the first call.
     """
-    if "jax" in sys.modules:
-        raise RuntimeError("runtime.setup must run before jax is imported")
     env = os.environ
+    if "jax" in sys.modules:
+        if env.get(MARK) == str(os.getpid()):
+            return
+        raise RuntimeError("runtime.setup must run before jax is imported")
+    env[MARK] = str(os.getpid())
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if run.device != "auto":
         env["JAX_PLATFORMS"] = PLATFORMS[run.device]

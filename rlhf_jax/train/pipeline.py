@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -63,6 +66,18 @@ def run_pipeline(pipeline: Pipeline) -> Outcome:
     return Outcome(policy=state.params["policy"], frozen=frozen, before=before, after=after)
 
 
+@functools.cache
+def code_hash() -> str:
+    """A hash of the package's source that trains stages: changed code trains them again."""
+    root = Path(__file__).parents[1]
+    rooms = ("ops", "losses", "models", "sampling", "rollout", "train")
+    files = sorted(f for room in rooms for f in (root / room).glob("*.py"))
+    digest = hashlib.sha256((root / "optim.py").read_bytes())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def sft_identity(pipeline: Pipeline) -> dict[str, Any]:
     """Everything the supervised model depends on."""
     config = pipeline.config
@@ -70,6 +85,8 @@ def sft_identity(pipeline: Pipeline) -> dict[str, Any]:
     del model["value_head"], model["value_init"]
     return {
         "stage": "sft",
+        "code": code_hash(),
+        "jax": f"{jax.__version__} {jax.default_backend()}",
         "seed": config.seed,
         "data": pipeline.task.fingerprint(),
         "model": model,
