@@ -13,6 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=["reviews", "imdb"])
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks"))
+    now = time.strftime("%Y-%m-%d_%H-%M-%S")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks") / now)
     parser.add_argument("overrides", nargs="*", help="settings of experiments.rlhf")
     args = parser.parse_args()
     seeds = range(args.seeds)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.checks import check_task
-from rlhf_jax.config import RLHFConfig
+from rlhf_jax.config import ConfigError, RLHFConfig
 from rlhf_jax.io.comparison import print_comparison, print_run_dir, print_samples
 from rlhf_jax.io.console import note
 from rlhf_jax.io.run_dir import RunDir, config_hash, run_facts, write_json, write_jsonl, write_text
@@ -30,7 +30,7 @@ Numbers = dict[str, float]
 def run_rlhf(config: RLHFConfig, path: Path) -> None:
     """Trains, compares, and writes summary.json, samples.jsonl and the plots of a run."""
     start = time.monotonic()
-    run_dir = RunDir(path).create()
+    run_dir = new_or_resumed(config, path)
     plain = dataclasses.asdict(config)
     sink = make_sinks(config.sink, run_dir, plain)
     try:
@@ -53,6 +53,15 @@ def run_rlhf(config: RLHFConfig, path: Path) -> None:
     print_comparison(summary["before"], summary["after"])
     print_samples(samples[: config.eval.num_samples])
     print_run_dir(path)
+
+
+def new_or_resumed(config: RLHFConfig, path: Path) -> RunDir:
+    """The run's directory; one that holds another run is refused unless it is to be resumed."""
+    run_dir = RunDir(path)
+    if run_dir.metrics.exists() and config.resume is None:
+        accepted = f"already holds a run; go on with it by resume={path}, or choose another"
+        raise ConfigError("hydra.run.dir", str(path), accepted)
+    return run_dir.create()
 
 
 def host_reward(config: RLHFConfig, task: Task):

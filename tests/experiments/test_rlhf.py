@@ -108,6 +108,13 @@ def test_resuming_a_finished_run_adds_no_rows(finished):
     assert first["after"] == second["after"]
 
 
+def test_a_directory_with_another_run_is_refused(finished):
+    done = rlhf(finished[0], "hydra.run.dir=run")
+    assert done.returncode == 2
+    assert "already holds a run; go on with it by resume=" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_generate_answers_a_file_of_prompts(finished):
     folder, _ = finished
     (folder / "prompts.jsonl").write_text('{"prompt": "the plot was"}\n{"prompt": "it was"}\n')
