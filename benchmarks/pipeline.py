@@ -20,6 +20,22 @@ import numpy as np
 
 from rlhf_jax.report.load import load_metrics
 
+# What a run must reach: number, lowest, highest. Set before any run was made.
+TARGETS = {
+    "reviews": [
+        ("loss_over_entropy", 0.0, 1.05),
+        ("rm_share_of_bayes", 0.95, 1.0),
+        ("gold_gain_in_reference_sd", 1.5, float("inf")),
+        ("kl_over_target", 0.85, 1.15),
+        ("seconds", 0.0, 180.0),
+    ],
+    "imdb": [
+        ("rm_accuracy", 0.72, 1.0),
+        ("judge_after", 0.85, 1.0),
+        ("kl_after", 0.0, 15.0),
+        ("seconds", 0.0, 1800.0),
+    ],
+}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -69,7 +85,19 @@ def show(rows: list[dict[str, float]]) -> None:
     print("| number | " + " | ".join(f"seed {row['seed']}" for row in rows) + " |")
     print("|---" * (len(rows) + 1) + "|")
     for name in [n for n in rows[0] if n != "seed"]:
-        print(f"| {name} | " + " | ".join(f"{row[name]:.4g}" for row in rows) + " |")
+        cells = ("-" if row[name] is None else f"{row[name]:.4g}" for row in rows)
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def misses(task: str, rows: list[dict[str, float]]) -> list[str]:
+    """Targets that a seed missed, and by how much."""
+    found = []
+    for name, low, high in TARGETS[task]:
+        for row in rows:
+            if name in row and not low <= row[name] <= high:
+                place = f"seed {row['seed']}: {name} is {row[name]:.4g}"
+                found.append(f"{place}, wanted {low:g} to {high:g}")
+    return found
 
 
 def main() -> None:
@@ -85,6 +113,9 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"pipeline_{args.task}.json").write_text(json.dumps(rows, indent=2) + "\n")
     show(rows)
+    missed = misses(args.task, rows)
+    print("\n".join(missed) or "every target was reached")
+    sys.exit(bool(missed))
 
 
 if __name__ == "__main__":

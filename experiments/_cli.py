@@ -1,22 +1,23 @@
-"""What every entry point shares: schemas, resuming, and errors as one line."""
+"""What every entry point shares: schemas, the start of a program, and its end in one line."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments._errors import check_choices, check_keys, one_line
+from experiments._resume import check_free, resumed, settings_files
 from rlhf_jax import config as schemas
 from rlhf_jax.config import ConfigError, UserError
 
@@ -29,6 +30,7 @@ SCHEMAS = {
     ("task", "base_imdb"): schemas.ImdbConfig,
     ("task", "base_jsonl"): schemas.JsonlConfig,
 }
+GROUPS = {group for group, _ in SCHEMAS}
 
 
 def register_schemas(**primary: type) -> None:
@@ -55,83 +57,46 @@ def thawed(schema: type) -> DictConfig:
     return node
 
 
-def launch(program: Callable[[Any, Path], None], config_name: str, schema: type) -> None:
-    """Composes the settings, calls `program(config, run_dir)` and shows errors as one line."""
+def launch(
+    program: Callable[[Any, Path], None], config_name: str, schema: type, *, resumable: bool = False
+) -> None:
+    """Composes the settings, calls `program(config, run_dir)` and shows errors as one line.
+
+    Args:
+      resumable: the program fills a directory of its own, which `resume=DIR` goes on with.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach `one_line`
     register_schemas(**{f"base_{config_name}": schema})
-
     failures: list[str] = []
+    earlier: dict[Path, bytes] = {}  # the settings of the run that is resumed
 
     def task(config: DictConfig) -> None:
+        job = HydraConfig.get()
+        output_dir = Path(job.runtime.output_dir)
         try:
-            program(OmegaConf.to_object(config), Path(HydraConfig.get().runtime.output_dir))
-        except UserError as error:  # inside, or Hydra would print a line of its own
-            failures.append(str(error))
+            check_keys(config)
+            program(OmegaConf.to_object(config), output_dir)
+        except (UserError, OmegaConfBaseException) as error:  # Hydra would print a line of its own
+            label = f"{os.path.relpath(output_dir)}: " if job.mode == RunMode.MULTIRUN else ""
+            failures.append(label + one_line(error, sys.argv[1:]))
+            if isinstance(error, ConfigError):  # a refused change is not part of the run
+                for path, data in earlier.items():
+                    path.write_bytes(data)
 
     main = hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)
     try:
-        sys.argv[1:] = resumed(sys.argv[1:])
+        check_choices(sys.argv[1:], GROUPS)
+        if resumable:
+            check_free(sys.argv[1:])
+            earlier |= settings_files(sys.argv[1:])
+            sys.argv[1:] = resumed(sys.argv[1:], GROUPS)
         main(task)()
-        if failures:
-            fail(failures[0])
-    except UserError as error:
-        fail(str(error))
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        failures.append(one_line(error, sys.argv[1:]))
     except KeyboardInterrupt:
-        fail("interrupted")
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(one_line(error))
-
-
-def fail(message: str) -> None:
-    """Ends the program with one line."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def resumed(arguments: list[str]) -> list[str]:
-    """With `resume=DIR`, the overrides DIR was started with, and DIR as the run directory."""
-    found = [a.split("=", 1)[1] for a in arguments if a.startswith("resume=")]
-    if not found or found[-1] in ("", "null"):
-        return arguments
-    saved = Path(found[-1]) / ".hydra" / "overrides.yaml"
-    if not saved.exists():
-        raise ConfigError("resume", found[-1], "not a run directory (no .hydra/overrides.yaml)")
-    earlier = [str(o) for o in OmegaConf.load(saved) if not str(o).startswith("resume=")]
-    return [*earlier, *arguments, f"hydra.run.dir={found[-1]}"]
-
-
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those it came from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def one_line(error: BaseException) -> str:
-    """Hydra's and OmegaConf's errors in the form `key=value: what would be accepted`."""
-    for part in chain(error):
-        if isinstance(part, MissingConfigException) and part.options is not None:
-            group, _, name = str(part.missing_cfg_file).rpartition("/")
-            return f"{group}={name}: must be one of {', '.join(sorted(shown(part.options)))}"
-    causes = [e for e in chain(error) if isinstance(e, OmegaConfBaseException) and e.full_key]
-    if causes:
-        return key_error(causes[-1])
-    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-
-
-def shown(options: Sequence[str]) -> list[str]:
-    """Config names without the schemas."""
-    return [o for o in options if not o.startswith("base_")]
-
-
-def key_error(error: OmegaConfBaseException) -> str:
-    """An unknown key or a value of the wrong type."""
-    key, reason = str(error.full_key), str(error.msg or error).splitlines()[0]
-    parent, _, name = key.rpartition(".")
-    owner = error.object_type
-    if "not in" not in reason or not dataclasses.is_dataclass(owner):
-        return f"{key}: {reason}"
-    names = [f.name for f in dataclasses.fields(owner)]
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {'.'.join(filter(None, (parent, close[0])))}? " if close else ""
-    return f"{key}: unknown key; {hint}accepted: {', '.join(names)}"
+        failures.append("interrupted")
+    finally:  # of an error of another kind too: other jobs may have failed before it
+        for failure in failures:
+            print(f"error: {failure}", file=sys.stderr)
+    if failures:
+        sys.exit(2)

@@ -15,11 +15,25 @@ from pathlib import Path
 from typing import Optional
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments._cli import SCHEMAS, launch, thawed
+from experiments._errors import one_line
+from experiments._overrides import overrides_of
+from experiments._resume import stored_config
 from rlhf_jax import runtime
 from rlhf_jax.checks import check_leaf, leaves
-from rlhf_jax.config import ConfigError, RLHFConfig, SamplingConfig, choice
+from rlhf_jax.config import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_SHARE,
+    SEED,
+    ConfigError,
+    RLHFConfig,
+    SamplingConfig,
+    choice,
+    number,
+)
 from rlhf_jax.io.run_dir import RunDir
 
 
@@ -27,11 +41,11 @@ from rlhf_jax.io.run_dir import RunDir
 class SamplingOverrides:
     """As `SamplingConfig`; null keeps what the run trained with."""
 
-    temperature: Optional[float] = None
-    top_k: Optional[int] = None
-    top_p: Optional[float] = None
-    min_length: Optional[int] = None
-    max_length: Optional[int] = None
+    temperature: Optional[float] = number(None, POSITIVE)
+    top_k: Optional[int] = number(None, NOT_NEGATIVE)
+    top_p: Optional[float] = number(None, POSITIVE_SHARE)
+    min_length: Optional[int] = number(None, NOT_NEGATIVE)
+    max_length: Optional[int] = number(None, POSITIVE)
 
 
 @dataclass(frozen=True)
@@ -42,8 +56,8 @@ class GenerateConfig:
     prompt: Optional[str] = None
     prompts: Optional[str] = None  # one prompt a line, or .jsonl with {"prompt"}
     output: Optional[str] = None  # .jsonl file for the answers
-    num_samples: int = 1  # completions of each model for each prompt
-    seed: int = 0
+    num_samples: int = number(1, POSITIVE)  # completions of each model for each prompt
+    seed: int = number(0, SEED)
     device: str = choice("auto", "cpu", "gpu", "tpu")
     sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
 
@@ -73,8 +87,6 @@ def prepare(config: GenerateConfig) -> tuple[RLHFConfig, SamplingConfig]:
     """The settings of the run asked for, and how to sample from it."""
     for key, f, value in leaves(config):
         check_leaf(key, f, value)
-    if config.num_samples < 1:
-        raise ConfigError("num_samples", config.num_samples, "must be above 0")
     if config.prompt is not None and config.prompts is not None:
         raise ConfigError("prompt", config.prompt, "give prompt or prompts, not both")
     trained = load_run_config(config.run)
@@ -93,18 +105,22 @@ def load_run_config(run: str | None) -> RLHFConfig:
     """The settings a run directory was made with."""
     if run is None:
         raise ConfigError("run", run, "give the directory of a finished run, run=outputs/rlhf/...")
-    saved = Path(run) / ".hydra" / "config.yaml"
-    if not saved.is_file():
-        raise ConfigError("run", run, "not a run directory (no .hydra/config.yaml)")
+    stored = stored_config("run", run)
     if not RunDir(run).params("policy").is_file():
         remedy = f"finish it with python -m experiments.rlhf resume={run}"
         raise ConfigError(
             "run", run, f"the run is not finished (no checkpoints/policy.safetensors); {remedy}"
         )
-    stored = OmegaConf.load(saved)
     schema = thawed(RLHFConfig)
     schema.task = thawed(SCHEMAS["task", f"base_{stored.task.name}"])
-    return OmegaConf.to_object(OmegaConf.merge(schema, stored))  # pyright: ignore
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(schema, stored))  # pyright: ignore
+    except OmegaConfBaseException as error:
+        settings = OmegaConf.to_container(stored, resolve=False)
+        assert isinstance(settings, dict)
+        reason = one_line(error, [*overrides_of(settings)])
+        accepted = f"its .hydra/config.yaml is not of this version ({reason})"
+        raise ConfigError("run", run, accepted) from None
 
 
 def quoted(arguments: list[str]) -> list[str]:

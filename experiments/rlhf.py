@@ -4,6 +4,7 @@ python -m experiments.rlhf                          # the embedded task, about t
 python -m experiments.rlhf task=imdb                # real reviews and human ratings
 python -m experiments.rlhf algo.kl_coef=0.1 model=small seed=3 sink=wandb
 python -m experiments.rlhf resume=outputs/rlhf/...  # go on with a run that was stopped
+python -m experiments.rlhf -m seed=1,2,3            # one run after the other
 """
 
 from __future__ import annotations
@@ -27,4 +28,4 @@ def main(config: RLHFConfig, output_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, "rlhf", RLHFConfig)
+    launch(main, "rlhf", RLHFConfig, resumable=True)

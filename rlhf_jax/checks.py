@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rlhf_jax.config import ConfigError, ModelConfig, OptimConfig, PPOConfig, RLHFConfig
+from rlhf_jax.config import (
+    ConfigError,
+    JsonlConfig,
+    ModelConfig,
+    PPOConfig,
+    RLHFConfig,
+    SamplingConfig,
+    TaskConfig,
+)
 
 if TYPE_CHECKING:  # importing it would import jax, which must wait for the runtime's set-up
     from rlhf_jax.tasks.protocol import Task
 
-POSITIVE = {
-    "layers", "width", "heads", "kv_heads", "ff_width", "context", "rope_theta", "steps",
-    "batch_size", "log_every", "learning_rate", "max_grad_norm", "epsilon", "temperature",
-    "max_length", "updates", "epochs", "minibatches", "kl_target", "kl_horizon", "num_pairs",
-    "num_prompts", "num_texts", "checkpoint_every", "keep_checkpoints", "max_skipped",
-    "stall_seconds", "threads", "clip_eps", "value_clip_eps", "annotator_temperature",
-    "vocab_size", "text_length", "pair_length", "min_prompt", "max_prompt",
-}  # fmt: skip
-NOT_NEGATIVE = {
-    "top_k", "min_length", "vf_coef", "kl_coef", "entropy_coef", "weight_decay", "final_scale",
-    "missing_eos_penalty", "centering_coef", "margin", "num_samples", "seed", "data_seed",
-}  # fmt: skip
-SHARES = {"gamma", "gae_lambda"}  # in [0, 1]
+REWARD_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def leaves(config: object, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, object]]:
@@ -41,14 +38,10 @@ def check_config(config: RLHFConfig) -> None:
     """Raises ConfigError for the first setting that cannot work."""
     for key, f, value in leaves(config):
         check_leaf(key, f, value)
+    check_source(config.task)
     check_model("model", config.model)
-    for key, optim in (
-        ("optim", config.optim),
-        ("sft.optim", config.sft.optim),
-        ("reward_model.optim", config.reward_model.optim),
-    ):
-        check_optim(key, optim)
-    check_ppo(config.algo, config.model)
+    check_ppo(config.algo)
+    check_log_probs(config)
     check_lengths(config)
 
 
@@ -61,14 +54,28 @@ def check_leaf(key: str, f: dataclasses.Field, value: object) -> None:
         return
     if not math.isfinite(value):
         raise ConfigError(key, value, "must be finite")
-    if f.name in POSITIVE and value <= 0:
-        raise ConfigError(key, value, "must be above 0")
-    if f.name in NOT_NEGATIVE and value < 0:
-        raise ConfigError(key, value, "must be 0 or above")
-    if f.name == "top_p" and not 0 < value <= 1:
-        raise ConfigError(key, value, "must be above 0 and at most 1")
-    if f.name in SHARES and not 0 <= value <= 1:
-        raise ConfigError(key, value, "must be between 0 and 1")
+    allowed = f.metadata.get("range")
+    if allowed and not allowed.holds(value):
+        raise ConfigError(key, value, allowed.accepted)
+
+
+def check_source(task: TaskConfig) -> None:
+    """The kind of task, its files and the form of its reward."""
+    if task.name != type(task).name:
+        accepted = (
+            f"the settings are those of {type(task).name}; choose the task by task={task.name}"
+        )
+        raise ConfigError("task.name", task.name, accepted)
+    if isinstance(task, JsonlConfig):
+        if not task.prompts:
+            accepted = 'give a file of {"prompt"} lines'
+            raise ConfigError("task.prompts", task.prompts, accepted)
+        if not task.preferences:
+            accepted = 'give a file of {"prompt", "chosen", "rejected"} lines'
+            raise ConfigError("task.preferences", task.preferences, accepted)
+    if task.reward not in ("reward_model", "gold") and not REWARD_FUNCTION.fullmatch(task.reward):
+        accepted = "must be reward_model, gold or package.module:function"
+        raise ConfigError("task.reward", task.reward, accepted)
 
 
 def check_model(key: str, model: ModelConfig) -> None:
@@ -80,26 +87,38 @@ def check_model(key: str, model: ModelConfig) -> None:
         raise ConfigError(f"{key}.kv_heads", model.kv_heads, f"must divide heads={model.heads}")
 
 
-def check_optim(key: str, optim: OptimConfig) -> None:
-    """Ranges of Adam and of the schedule."""
-    if not 0 <= optim.warmup < 1:
-        raise ConfigError(f"{key}.warmup", optim.warmup, "a share of all steps, in [0, 1)")
-    for name in ("beta1", "beta2"):
-        if not 0 <= getattr(optim, name) < 1:
-            raise ConfigError(f"{key}.{name}", getattr(optim, name), "must be in [0, 1)")
-
-
-def check_ppo(algo: PPOConfig, model: ModelConfig) -> None:
-    """Minibatches that divide the batch, and log-probabilities that can be trusted."""
+def check_ppo(algo: PPOConfig) -> None:
+    """Minibatches that divide the batch, and a controller that can neither stick nor flip."""
+    if algo.name != "ppo":
+        raise ConfigError("algo.name", algo.name, "must be ppo")
     if algo.batch_size % algo.minibatches:
         divisors = [n for n in range(1, algo.batch_size + 1) if algo.batch_size % n == 0]
         accepted = f"must divide algo.batch_size={algo.batch_size} (one of {divisors})"
         raise ConfigError("algo.minibatches", algo.minibatches, accepted)
-    if algo.clip_eps >= 1:
-        raise ConfigError("algo.clip_eps", algo.clip_eps, "must be below 1")
-    if model.dtype != "float32" and algo.behavior_log_probs == "sampler":
-        accepted = f"use forward with model.dtype={model.dtype}: cached decoding rounds otherwise"
-        raise ConfigError("algo.behavior_log_probs", algo.behavior_log_probs, accepted)
+    if algo.kl_controller != "adaptive":
+        return
+    if algo.kl_coef == 0:
+        accepted = "an adaptive coefficient of 0 stays 0; use algo.kl_controller=fixed"
+        raise ConfigError("algo.kl_coef", algo.kl_coef, accepted)
+    if algo.kl_horizon <= 0.2 * algo.batch_size:  # see ops.kl.ziegler_controller
+        accepted = (
+            f"must be above 0.2 * algo.batch_size = {0.2 * algo.batch_size:g}, "
+            "or the adaptive coefficient can turn negative"
+        )
+        raise ConfigError("algo.kl_horizon", algo.kl_horizon, accepted)
+
+
+def check_log_probs(config: RLHFConfig) -> None:
+    """Log-probabilities of the sampler are trusted in full precision only."""
+    if config.algo.behavior_log_probs == "forward":
+        return
+    for key, value in (
+        ("model.dtype", config.model.dtype),
+        ("run.matmul_precision", config.run.matmul_precision),
+    ):
+        if value != "float32":
+            accepted = f"use forward with {key}={value}: cached decoding rounds otherwise"
+            raise ConfigError("algo.behavior_log_probs", config.algo.behavior_log_probs, accepted)
 
 
 def check_lengths(config: RLHFConfig) -> None:
@@ -108,14 +127,7 @@ def check_lengths(config: RLHFConfig) -> None:
     if sampling.min_length > sampling.max_length:
         accepted = f"must be at most sampling.max_length={sampling.max_length}"
         raise ConfigError("sampling.min_length", sampling.min_length, accepted)
-    prompt = getattr(config.task, "max_prompt", 0) + 1  # and BOS
-    needed = prompt + sampling.max_length
-    if needed > context:
-        accepted = (
-            f"prompts of up to {prompt} tokens (task.max_prompt and BOS) and completions of "
-            f"sampling.max_length={sampling.max_length} need at least {needed}"
-        )
-        raise ConfigError("model.context", context, accepted)
+    check_room(config)
     for name in ("text_length", "pair_length"):
         length = getattr(config.task, name, 0)
         if length > context:
@@ -125,11 +137,32 @@ def check_lengths(config: RLHFConfig) -> None:
         raise ConfigError("task.min_prompt", low, f"must be at most task.max_prompt={high}")
 
 
+def check_room(config: RLHFConfig) -> None:
+    """Prompt and completion fit the context; blames the setting that was moved to where it is."""
+    task, length, context = config.task, config.sampling.max_length, config.model.context
+    prompt = getattr(task, "max_prompt", 0)
+    needed = 1 + prompt + length
+    if needed <= context:
+        return
+    accepted = (
+        f"BOS, task.max_prompt={prompt} and sampling.max_length={length} "
+        f"need model.context={context} to be at least {needed}"
+    )
+    if context >= ModelConfig.context and prompt > getattr(type(task), "max_prompt", 0):
+        raise ConfigError("task.max_prompt", prompt, accepted)
+    if context >= ModelConfig.context and length > SamplingConfig.max_length:
+        raise ConfigError("sampling.max_length", length, accepted)
+    raise ConfigError("model.context", context, accepted)
+
+
 def check_task(config: RLHFConfig, task: Task) -> None:
     """Data that fits the model and the reward asked for."""
     if config.task.reward == "gold" and task.gold is None:
         accepted = f"{task.name} has no gold reward; use reward_model or package.module:function"
         raise ConfigError("task.reward", config.task.reward, accepted)
+    if config.reward_model.margin > 0 and not task.train_pairs.margin.any():
+        accepted = f"the pairs of {task.name} have no margins; use 0"
+        raise ConfigError("reward_model.margin", config.reward_model.margin, accepted)
     longest = max(
         part.tokens.shape[1]
         for part in (task.train_text, task.heldout_text, task.train_pairs.chosen)

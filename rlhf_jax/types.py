@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,14 @@ def record(cls: T) -> T:
     """Makes a frozen keyword-only dataclass that is also a pytree; the one way state is written."""
     cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     return jax.tree_util.register_dataclass(cls)
+
+
+class SpecialTokens(NamedTuple):
+    """Ids of the tokens that are not text. All differ: padding is never the end of a sequence."""
+
+    pad: int
+    bos: int
+    eos: int
 
 
 @record

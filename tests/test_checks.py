@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from rlhf_jax import config as schemas
-from rlhf_jax.checks import NOT_NEGATIVE, POSITIVE, SHARES, check_config, check_task, leaves
+from rlhf_jax.checks import check_config, check_task
 from rlhf_jax.config import ConfigError, ReviewsConfig, RLHFConfig
 from rlhf_jax.types import PairBatch, Sequences
 
 BASE = RLHFConfig(task=ReviewsConfig())
+FILES = schemas.JsonlConfig(prompts="prompts.jsonl", preferences="pairs.jsonl")
 IMDB = RLHFConfig(task=schemas.ImdbConfig(), model=schemas.ModelConfig(context=256))
 
 
@@ -24,7 +25,7 @@ def with_setting(key, value, config=BASE):
 
 def test_the_defaults_of_every_task_pass():
     wide = schemas.ModelConfig(context=256)
-    for task in (ReviewsConfig(), schemas.ImdbConfig(), schemas.JsonlConfig()):
+    for task in (ReviewsConfig(), schemas.ImdbConfig(), FILES):
         check_config(RLHFConfig(task=task, model=wide))
     check_config(BASE)
 
@@ -62,6 +63,18 @@ BAD = [
     ("sampling.min_length", 25, "sampling.max_length=24"),
     ("model.context", 30, "at least 31"),
     ("task.min_prompt", 7, "task.max_prompt=6"),
+    ("task.max_prompt", 60, "model.context=64 to be at least 85"),
+    ("sampling.max_length", 60, "model.context=64 to be at least 67"),
+    ("task.name", "imdb", "choose the task by task=imdb"),
+    ("task.flip_rate", 0.5, "[0, 0.5)"),
+    ("task.data_seed", 2**32, "below 2**32"),
+    ("seed", 2**32, "below 2**32"),
+    ("algo.name", "trpo", "must be ppo"),
+    ("algo.kl_coef", 0.0, "use algo.kl_controller=fixed"),
+    ("algo.kl_horizon", 12.8, "above 0.2 * algo.batch_size = 12.8"),
+    ("task.reward", "mine", "reward_model, gold or package.module:function"),
+    ("task.reward", "mine:score:twice", "reward_model, gold or package.module:function"),
+    ("task.reward", "my-module:score", "reward_model, gold or package.module:function"),
 ]
 
 
@@ -85,17 +98,44 @@ def test_texts_must_fit_the_context(name):
         check_config(with_setting(f"task.{name}", 300, IMDB))
 
 
-def test_rough_decoding_is_not_trusted_with_log_probs():
-    config = with_setting("model.dtype", "bfloat16")
-    with pytest.raises(ConfigError, match=r"algo\.behavior_log_probs='sampler': use forward"):
+@pytest.mark.parametrize("key", ["model.dtype", "run.matmul_precision"])
+def test_rough_decoding_is_not_trusted_with_log_probs(key):
+    config = with_setting(key, "bfloat16")
+    wanted = rf"algo\.behavior_log_probs='sampler': use forward with {key}=bfloat16"
+    with pytest.raises(ConfigError, match=wanted):
         check_config(config)
     check_config(with_setting("algo.behavior_log_probs", "forward", config))
 
 
-def test_every_ranged_name_is_a_setting():
-    configs = (BASE, IMDB, RLHFConfig(task=schemas.JsonlConfig()))
-    names = {f.name for config in configs for _, f, _ in leaves(config)}
-    assert names >= POSITIVE | NOT_NEGATIVE | SHARES
+def test_a_fixed_coefficient_may_be_0_and_needs_no_horizon():
+    fixed = with_setting("algo.kl_controller", "fixed")
+    check_config(with_setting("algo.kl_coef", 0.0, fixed))
+    check_config(with_setting("algo.kl_horizon", 1.0, fixed))
+
+
+@pytest.mark.parametrize("spec", ["gold", "mine:score", "a.b_2.c:Reward.score"])
+def test_the_form_of_a_reward_is_accepted(spec):
+    check_config(with_setting("task.reward", spec))
+
+
+@pytest.mark.parametrize("name", ["prompts", "preferences"])
+def test_files_of_the_users_own_are_required(name):
+    task = dataclasses.replace(FILES, **{name: ""})
+    config = RLHFConfig(task=task, model=schemas.ModelConfig(context=256))
+    with pytest.raises(ConfigError, match=rf"task\.{name}='': give a file of"):
+        check_config(config)
+
+
+SCHEMAS = [c for c in vars(schemas).values() if isinstance(c, type) and dataclasses.is_dataclass(c)]
+NUMBERS = {"int", "float", "Optional[int]", "Optional[float]"}
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda c: c.__name__)
+def test_every_number_has_a_range_that_holds_its_default(schema):
+    numbers = [f for f in dataclasses.fields(schema) if f.type in NUMBERS]
+    assert [f.name for f in numbers if "range" not in f.metadata] == []
+    given = [f for f in numbers if f.default is not None]
+    assert all(f.metadata["range"].holds(f.default) for f in given)
 
 
 def test_a_share_of_0_tokens_is_refused():
@@ -114,11 +154,11 @@ class FakeTask(NamedTuple):
     name: str = "mine"
 
 
-def task_of(text=8, pairs=8, prompts=8):
+def task_of(text=8, pairs=8, prompts=8, margin=0.0):
     def zeros(width):
         return Sequences(tokens=np.zeros((2, width), int), mask=np.ones((2, width), bool))
 
-    both = PairBatch(chosen=zeros(pairs), rejected=zeros(pairs), margin=np.zeros(2))
+    both = PairBatch(chosen=zeros(pairs), rejected=zeros(pairs), margin=np.full(2, margin))
     return FakeTask(zeros(text), zeros(text), both, zeros(prompts))
 
 
@@ -127,6 +167,13 @@ def test_a_gold_reward_must_exist():
     with pytest.raises(ConfigError, match=r"task\.reward='gold': mine has no gold reward"):
         check_task(config, task_of())
     check_task(config, task_of()._replace(gold=len))
+
+
+def test_a_margin_needs_margins():
+    config = with_setting("reward_model.margin", 0.5)
+    with pytest.raises(ConfigError, match=r"reward_model\.margin=0\.5: .* mine have no margins"):
+        check_task(config, task_of())
+    check_task(config, task_of(margin=2.0))
 
 
 @pytest.mark.parametrize(

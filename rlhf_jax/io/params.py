@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rlhf_jax.config import UserError
-from rlhf_jax.io.run_dir import file_mode, finite
+from rlhf_jax.io.atomic import replacing
+from rlhf_jax.io.run_dir import finite
 from rlhf_jax.types import Params
 
 Keys = tuple[str | int, ...]
@@ -46,16 +46,8 @@ def save_params(
     # The paths keep what dotted names lose: number keys and empty dicts.
     paths = [[list(keys), leaf is not None] for keys, leaf in flat.items()]
     header = {"metadata": json.dumps(finite(metadata or {})[0]), "paths": json.dumps(paths)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with replacing(path) as temporary:
         save_file(arrays, temporary, metadata=header)
-        os.chmod(temporary, file_mode())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def load_params(path: str | os.PathLike[str]) -> tuple[Params, dict[str, Any]]:

@@ -9,14 +9,15 @@ import math
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlhf_jax.config import UserError
+from rlhf_jax.io.atomic import replacing
 
+SOURCE = Path(__file__).resolve().parents[1]  # the package, wherever the run is started from
 PACKAGES = ("rlhf_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -56,6 +57,11 @@ class RunDir:
     def params(self, name: str) -> Path:
         """Parameters of a finished stage: `sft`, `reward_model` or `policy`."""
         return self.checkpoints / f"{name}.safetensors"
+
+    @property
+    def wandb_run_id(self) -> Path:
+        """Which W&B run shows this one, so that a resumed run goes on there."""
+        return self.path / "wandb_run_id"
 
     @property
     def plots(self) -> Path:
@@ -127,26 +133,9 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a temporary file beside `path`, then renames it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, file_mode())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def file_mode() -> int:
-    """Permissions of an ordinary new file; a temporary one is readable by its owner only."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
+    """Replaces `path` by `text`, as safely as `write_json`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -193,10 +182,20 @@ def _version(name: str) -> str | None:
         return None
 
 
-def git_commit(folder: str | os.PathLike[str] = ".") -> str | None:
-    """Commit of the repository around `folder`, "-dirty" if it has changes; None without one."""
-    command = ["git", "-C", os.fspath(folder), "describe", "--always", "--dirty", "--abbrev=40"]
-    command += ["--exclude=*"]  # the hash, not the nearest tag
+def git_commit(folder: str | os.PathLike[str] = SOURCE) -> str | None:
+    """Commit of the repository that holds `folder`, "-dirty" if it has changes.
+
+    None outside a repository, and where the one around `folder` does not hold it: a package
+    installed into a project's virtual environment is not the project.
+    """
+    if not _git(folder, "ls-files", "."):
+        return None
+    # The hash, not the nearest tag.
+    return _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(folder: str | os.PathLike[str], *words: str) -> str | None:
+    command = ["git", "-C", os.fspath(folder), *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rlhf_jax.config import ConfigError, SinkConfig
 from rlhf_jax.io import console
+from rlhf_jax.io.jsonl import read_rows
 from rlhf_jax.io.run_dir import RunDir, finite, json_line, write_text
 
 Row = Mapping[str, Any]
 PLACE = ("stage", "update", "episode", "seconds", "nonfinite")  # where a row stands; not metrics
 
 
+class Close(Protocol):
+    """Ends a sink; `failed` says that the run ended with an error."""
+
+    def __call__(self, failed: bool = False) -> None: ...
+
+
 class Sink(NamedTuple):
     """Takes rows: `stage`, `update`, `episode`, `seconds`, then metric: number."""
 
     log: Callable[[Row], None]
-    close: Callable[[], None]
+    close: Close
+
+
+def _nothing(failed: bool = False) -> None:
+    pass
 
 
 def jsonl_sink(path: Path) -> Sink:
@@ -30,25 +41,12 @@ def jsonl_sink(path: Path) -> Sink:
         _append(path, "\n")  # a killed run left half a line: ours must not be glued to it
 
     # Opened anew for each row: `truncate_after` puts another file in its place.
-    return Sink(lambda row: _append(path, json_line(row) + "\n"), lambda: None)
+    return Sink(lambda row: _append(path, json_line(row) + "\n"), _nothing)
 
 
 def _append(path: Path, text: str) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON-lines file, skipping what a killed run left half written."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict):
-            yield row
 
 
 def truncate_after(path: Path, stage: str, update: int) -> int:
@@ -65,7 +63,7 @@ def truncate_after(path: Path, stage: str, update: int) -> int:
 
 
 def wandb_sink(
-    directory: Path,
+    run_dir: RunDir,
     config: Mapping[str, Any],
     *,
     project: str = "rlhf_jax",
@@ -74,8 +72,11 @@ def wandb_sink(
 ) -> Sink:
     """Sends rows to Weights & Biases; never asks anything on the terminal.
 
+    A resumed run goes on in the W&B run it began, after the rows already in `metrics.jsonl`;
+    updates that are computed again appear again.
+
     Args:
-      directory: the run directory; W&B keeps its own files in `directory/wandb`.
+      run_dir: W&B keeps its own files in `wandb` there, and the run's id in `wandb_run_id`.
       config: the run's settings, shown beside the run.
       project: W&B project.
       mode: online, offline (files only, `wandb sync` later) or disabled.
@@ -95,21 +96,33 @@ def wandb_sink(
         project=project,
         mode=mode,  # pyright: ignore[reportArgumentType]
         group=group,
-        name=directory.name,
+        name=run_dir.path.name,
         config=dict(config),
-        dir=str(directory),
+        dir=str(run_dir.path),
         settings=settings,
+        **_same_run(run_dir, mode),
     )
     if mode == "online":
         console.note(f"W&B: {run.url}")
-    step = 0
+    if mode != "disabled":
+        write_text(run_dir.wandb_run_id, run.id)
+    step = max(run.step, sum(1 for _ in read_rows(run_dir.metrics)))
 
     def log(row: Row) -> None:
         nonlocal step  # stages restart `update`, W&B wants a counter that only grows
         run.log(metrics_of(row), step=step)
         step += 1
 
-    return Sink(log, run.finish)
+    return Sink(log, lambda failed=False: run.finish(exit_code=int(failed)))
+
+
+def _same_run(run_dir: RunDir, mode: str) -> dict[str, Any]:
+    """The arguments of `wandb.init` by which a resumed run continues its W&B run."""
+    if mode == "disabled" or not run_dir.wandb_run_id.exists():
+        return {}
+    run_id = {"id": run_dir.wandb_run_id.read_text(encoding="utf-8").strip()}
+    # Offline W&B only warns about `resume`; the id is what `wandb sync` goes by.
+    return run_id | ({"resume": "allow"} if mode == "online" else {})
 
 
 def tensorboard_sink(directory: Path) -> Sink:
@@ -129,7 +142,7 @@ def tensorboard_sink(directory: Path) -> Sink:
         for name, value in metrics_of(row).items():
             writer.add_scalar(name, value, row.get("update"))
 
-    return Sink(log, writer.close)
+    return Sink(log, lambda failed=False: writer.close())
 
 
 def metrics_of(row: Row) -> dict[str, float]:
@@ -152,9 +165,9 @@ def all_of(*sinks: Sink) -> Sink:
         for sink in sinks:
             sink.log(row)
 
-    def close() -> None:
+    def close(failed: bool = False) -> None:
         for sink in sinks:
-            sink.close()
+            sink.close(failed)
 
     return Sink(log, close)
 
@@ -173,7 +186,10 @@ def guarded(sink: Sink, name: str) -> Sink:
             alive = False
             _lost(name, error)
 
-    return Sink(lambda row: attempt(lambda: sink.log(row)), lambda: attempt(sink.close))
+    return Sink(
+        lambda row: attempt(lambda: sink.log(row)),
+        lambda failed=False: attempt(lambda: sink.close(failed)),
+    )
 
 
 def _lost(name: str, error: Exception) -> None:
@@ -201,7 +217,7 @@ def _view(sink: SinkConfig, run_dir: RunDir, config: Mapping[str, Any]) -> Sink 
     builders: dict[str, Callable[[], Sink | None]] = {
         "jsonl": lambda: None,
         "wandb": lambda: wandb_sink(
-            run_dir.path, config, project=sink.project, mode=sink.mode, group=sink.group
+            run_dir, config, project=sink.project, mode=sink.mode, group=sink.group
         ),
         "tensorboard": lambda: tensorboard_sink(run_dir.path),
     }

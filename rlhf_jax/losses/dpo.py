@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax.ops.checks import assert_floats_alike
 from rlhf_jax.types import Array
 
 
 def _rewards(log_probs: Array, ref_log_probs: Array, beta: float | Array) -> Array:
     """The reward a policy implies, up to a constant per prompt. Eq. 5 of arXiv:2305.18290."""
     return beta * (log_probs - ref_log_probs)
-
-
-def _check(*arrays: Array) -> None:
-    chex.assert_type(list(arrays), float)
-    chex.assert_equal_shape(list(arrays))
 
 
 def dpo_loss(
@@ -55,7 +50,8 @@ def dpo_loss(
     >>> round(loss.item(), 4), chosen.tolist(), rejected.tolist()  # -log sigmoid(1.5)
     (0.2014, [1.0], [-0.5])
     """
-    _check(chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs)
+    assert_floats_alike(chosen_log_probs, rejected_log_probs)
+    assert_floats_alike(chosen_log_probs, ref_chosen_log_probs, ref_rejected_log_probs)
     chosen_rewards = _rewards(chosen_log_probs, ref_chosen_log_probs, beta)
     rejected_rewards = _rewards(rejected_log_probs, ref_rejected_log_probs, beta)
     margins = chosen_rewards - rejected_rewards
@@ -97,7 +93,8 @@ def ipo_loss(
     >>> ipo_loss(jnp.array([-1.0]), jnp.array([-4.0]), ref, ref, beta=0.5)[0].tolist()
     [4.0]
     """
-    _check(chosen_log_probs, rejected_log_probs, ref_chosen_log_probs, ref_rejected_log_probs)
+    assert_floats_alike(chosen_log_probs, rejected_log_probs)
+    assert_floats_alike(chosen_log_probs, ref_chosen_log_probs, ref_rejected_log_probs)
     chosen_ratios = chosen_log_probs - ref_chosen_log_probs
     rejected_ratios = rejected_log_probs - ref_rejected_log_probs
     losses = jnp.square(chosen_ratios - rejected_ratios - 1 / (2 * beta))

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import chex
 import jax.numpy as jnp
 
+from rlhf_jax.ops.checks import assert_floats_alike
 from rlhf_jax.ops.distributions import probability_ratio
 from rlhf_jax.ops.kl import kl_k2
 from rlhf_jax.types import Array
-
-
-def _check(*arrays: Array) -> None:
-    chex.assert_type(list(arrays), float)
-    chex.assert_equal_shape(list(arrays))
 
 
 def ppo_clip_loss(
@@ -53,7 +48,7 @@ def ppo_clip_loss(
     >>> [round(v, 4) for v in loss.tolist()]
     [-1.5, 2.0]
     """
-    _check(log_probs, behavior_log_probs, advantages)
+    assert_floats_alike(log_probs, behavior_log_probs, advantages)
     ratio = probability_ratio(log_probs, behavior_log_probs)
     clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
     loss = jnp.maximum(-advantages * ratio, -advantages * clipped)
@@ -87,7 +82,7 @@ def value_loss(
     >>> value_loss(*args).tolist(), value_loss(*args, clip=1.0).tolist()
     ([0.5], [2.0])
     """
-    _check(values, behavior_values, returns)
+    assert_floats_alike(values, behavior_values, returns)
     errors = jnp.square(values - returns)
     if clip is None:
         return 0.5 * errors
@@ -124,7 +119,7 @@ def clip_fraction(
     ... ).tolist()
     [1.0, 0.0]
     """
-    _check(log_probs, behavior_log_probs, advantages)
+    assert_floats_alike(log_probs, behavior_log_probs, advantages)
     ratio = probability_ratio(log_probs, behavior_log_probs)
     above = (advantages > 0) & (ratio > 1 + clip_high)
     below = (advantages < 0) & (ratio < 1 - clip_low)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax.ops.checks import assert_floats_alike
 from rlhf_jax.types import Array
 
 
@@ -31,8 +31,7 @@ def bradley_terry_loss(
     >>> round(float(bradley_terry_loss(jnp.array(2.0), jnp.array(1.0))), 4)
     0.3133
     """
-    chex.assert_type([chosen_scores, rejected_scores], float)
-    chex.assert_equal_shape([chosen_scores, rejected_scores])
+    assert_floats_alike(chosen_scores, rejected_scores)
     return -jax.nn.log_sigmoid(chosen_scores - rejected_scores - margin)
 
 
@@ -54,6 +53,5 @@ def centering_loss(chosen_scores: Array, rejected_scores: Array) -> Array:
     >>> float(centering_loss(jnp.array(2.0), jnp.array(-1.0)))
     1.0
     """
-    chex.assert_type([chosen_scores, rejected_scores], float)
-    chex.assert_equal_shape([chosen_scores, rejected_scores])
+    assert_floats_alike(chosen_scores, rejected_scores)
     return jnp.square(chosen_scores + rejected_scores)

@@ -19,13 +19,13 @@ def gae(rewards: Array, discounts: Array, values: Array, *, gae_lambda: float | 
     `A_t = delta_t + discount_t lambda A_{t+1}`, with `A_T = 0`.
 
     Args:
-        rewards: float [T], `r_t` follows action `t`.
+        rewards: float [T], in points of the reward; `r_t` follows action `t`.
         discounts: float [T], gamma, and 0 where action `t` ends the episode.
-        values: float [T + 1], the last one being the bootstrap value.
+        values: float [T + 1], in points; the last one being the bootstrap value.
         gae_lambda: in [0, 1]; 0 gives `delta`, 1 gives the discounted return less `V_t`.
 
     Returns:
-        [T]; the returns that `values` should fit are the advantages plus `values[:-1]`.
+        [T], in points; the returns that `values` should fit are the advantages plus `values[:-1]`.
 
     Raises:
         AssertionError: ranks or lengths disagree, or an input is not float.
@@ -68,7 +68,7 @@ def dr_grpo_advantages(scores: Array) -> Array:
         scores: float [..., G], the G >= 2 completions of one prompt along the last axis.
 
     Returns:
-        [..., G].
+        [..., G], in the scores' unit; each group sums to 0.
 
     Raises:
         AssertionError: `scores` is not float.
@@ -91,7 +91,7 @@ def grpo_advantages(scores: Array, *, ddof: int = 0, epsilon: float | Array = 1e
         epsilon: added to the standard deviation, >= 0; TRL has 1e-4.
 
     Returns:
-        [..., G]; 0 where all scores of the group are equal.
+        [..., G], without unit; 0 where all scores of the group are equal.
 
     Raises:
         AssertionError: `scores` is not float.
@@ -116,7 +116,7 @@ def rloo_advantages(scores: Array) -> Array:
         scores: float [..., G], the G >= 2 completions of one prompt along the last axis.
 
     Returns:
-        [..., G].
+        [..., G], in the scores' unit; each group sums to 0.
 
     Raises:
         AssertionError: `scores` is not float.

@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax.ops.checks import assert_floats_alike
 from rlhf_jax.types import Array
 
 # exp overflows float32 near 88.7, and an infinite ratio on the branch a clip discards turns the
@@ -84,6 +85,5 @@ def probability_ratio(log_probs: Array, behavior_log_probs: Array) -> Array:
     >>> round(float(probability_ratio(jnp.array(-0.5), jnp.array(-1.0))), 4)
     1.6487
     """
-    chex.assert_type([log_probs, behavior_log_probs], float)
-    chex.assert_equal_shape([log_probs, behavior_log_probs])
+    assert_floats_alike(log_probs, behavior_log_probs)
     return jnp.exp(jnp.minimum(log_probs - behavior_log_probs, MAX_LOG_RATIO))

@@ -59,10 +59,12 @@ def masked_mean(x: Array, mask: Array, axis: Axis = None) -> Array:
         axis: reduced axes; None reduces all, so every kept entry weighs the same.
 
     Returns:
-        `x`'s shape without the reduced axes; 0 where nothing is kept.
+        `x`'s shape without the reduced axes, in `x`'s unit; 0 where nothing is kept.
 
     Raises:
         AssertionError: shapes differ, or `x` is not float.
+
+    Source: `masked_mean` of TRL (its PPO), which divides by 0 where nothing is kept.
 
     >>> float(masked_mean(jnp.array([1.0, 2.0, 9.0]), jnp.array([True, True, False])))
     1.5
@@ -81,10 +83,14 @@ def masked_var(x: Array, mask: Array, axis: Axis = None, ddof: int = 0) -> Array
         ddof: 0 for the biased variance (TensorFlow's, numpy's), 1 for the unbiased (torch's).
 
     Returns:
-        `x`'s shape without the reduced axes; 0 where at most one entry is kept.
+        `x`'s shape without the reduced axes, >= 0, in `x`'s unit squared; 0 where at most one
+        entry is kept.
 
     Raises:
         AssertionError: shapes differ, or `x` is not float.
+
+    Source: ddof 0 as `tf.nn.moments` in openai/lm-human-preferences (Ziegler et al. 2019,
+    arXiv:1909.08593), ddof 1 as `masked_var` of TRL.
 
     >>> x, mask = jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False])
     >>> float(masked_var(x, mask)), float(masked_var(x, mask, ddof=1))
@@ -111,7 +117,7 @@ def masked_whiten(
         epsilon: added to the variance, >= 0.
 
     Returns:
-        Shape of `x`; 0 where `mask` is False.
+        Shape of `x`, without unit; 0 where `mask` is False.
 
     Raises:
         AssertionError: shapes differ, or `x` is not float.

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_jax.io.jsonl import read_rows
+
 Columns = dict[str, np.ndarray]
 
 
@@ -25,11 +27,11 @@ def load_metrics(path: str | os.PathLike[str]) -> dict[str, Columns]:
     Raises:
       FileNotFoundError: no such file.
     """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{os.fspath(path)}: no such file")
     stages: dict[str, list[dict[str, Any]]] = {}
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-        row = _parse(line)
-        if row is not None:
-            stages.setdefault(str(row.pop("stage", "run")), []).append(row)
+    for row in read_rows(Path(path)):
+        stages.setdefault(str(row.pop("stage", "run")), []).append(row)
     return {stage: columns(rows) for stage, rows in stages.items()}
 
 
@@ -62,11 +64,3 @@ def facts_of(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return row if isinstance(row, dict) else None

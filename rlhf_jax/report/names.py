@@ -15,7 +15,10 @@ class Quantity(NamedTuple):
 
 QUANTITIES = {
     "objective/scores": Quantity(
-        "reward-model score", "points", "what PPO is trained to raise; higher is better"
+        "score trained on", "points", "what PPO is trained to raise; higher is better"
+    ),
+    "reward_model/score": Quantity(
+        "reward-model score", "points", "of the learned reward model, where PPO has another reward"
     ),
     "gold/score": Quantity(
         "gold reward", "points", "the task's true reward, hidden from training; higher is better"
@@ -43,6 +46,16 @@ QUANTITIES = {
     "val/ratio": Quantity("probability ratio", "", "new over old policy"),
     "val/ratio_first": Quantity(
         "first ratio", "", "before any step of the update; 1 if all is well"
+    ),
+    "val/ratio_first_error": Quantity(
+        "first ratio's error",
+        "",
+        "largest |ratio - 1| before anything was learnt; 0 if all is well",
+    ),
+    "val/ratio_var": Quantity("spread of ratios", "", "variance of the probability ratio"),
+    "val/clipfrac_avg": Quantity("clipped values", "share", "tokens where the value clip acts"),
+    "val/skipped": Quantity(
+        "skipped steps", "steps", "optimizer steps dropped because something was not finite"
     ),
     "val/explained_variance": Quantity("explained variance", "", "1: the critic is perfect"),
     "loss": Quantity("loss", "nats"),

@@ -16,7 +16,7 @@ from rlhf_jax.report.names import labelled
 from rlhf_jax.report.style import COLORS
 
 REWARDS = {
-    "objective/scores": ("reward model (trained on)", COLORS.blue),
+    "objective/scores": ("score trained on", COLORS.blue),
     "gold/score": ("gold (the truth)", COLORS.orange),
 }
 
@@ -85,7 +85,7 @@ def _overview(path: Path, panels: Mapping[str, Panel], run: Run) -> Path:
 
 
 def draw_reward(axes: Axes, run: Run) -> None:
-    """Learned and gold reward against the update."""
+    """The score PPO is trained on and the gold reward against the update."""
     style.title(axes, "Reward while PPO trains", "PPO update", "mean score of the texts (points)")
     _curves(axes, run, "ppo", REWARDS)
     style.legend(axes)
@@ -147,29 +147,27 @@ def draw_ppo_losses(axes: Axes, run: Run) -> None:
 def draw_sft(axes: Axes, run: Run) -> None:
     """Supervised loss with the entropy of the texts as its floor."""
     style.title(axes, "Supervised fine-tuning", "step", "cross-entropy (nats per token)")
-    _curves(axes, run, "sft", {
-        "loss": ("training", COLORS.blue),
-        "heldout_loss": ("held out", COLORS.orange),
-    })  # fmt: skip
-    _level(axes, run, "entropy_per_token", "best possible")
-    style.legend(axes)
+    _learning(axes, run, "sft", "loss", best="entropy_per_token")
 
 
 def draw_reward_model(axes: Axes, run: Run) -> None:
     """Accuracy of the reward model with the best a model can reach."""
     style.title(axes, "Reward model", "step", "pairs ranked right (share)")
-    _curves(axes, run, "reward_model", {
-        "accuracy": ("training", COLORS.blue),
-        "heldout_accuracy": ("held out", COLORS.orange),
-    })  # fmt: skip
-    _level(axes, run, "bayes_pair_accuracy", "best possible")
-    style.legend(axes)
+    _learning(axes, run, "reward_model", "accuracy", best="bayes_pair_accuracy")
 
 
 def draw_reward_model_loss(axes: Axes, run: Run) -> None:
     """Loss of the reward model."""
     style.title(axes, "Reward model loss", "step", "loss (nats per pair)")
     _curves(axes, run, "reward_model", {"loss": ("training", COLORS.blue)})
+
+
+def _learning(axes: Axes, run: Run, stage: str, metric: str, best: str) -> None:
+    """A metric on training and on held-out data, and the best value it can have."""
+    training, heldout = ("training", COLORS.blue), ("held out", COLORS.orange)
+    _curves(axes, run, stage, {metric: training, f"heldout_{metric}": heldout})
+    _level(axes, run, best, "best possible")
+    style.legend(axes)
 
 
 def _curves(axes: Axes, run: Run, stage: str, curves: Mapping[str, tuple[str, str]]) -> None:

@@ -19,7 +19,6 @@ class Experience:
 
     rollout: TextRollout
     values: Array
-    ref_log_probs: Array
     advantages: Array
     returns: Array
 

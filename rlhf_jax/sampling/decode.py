@@ -12,7 +12,7 @@ from rlhf_jax.models.functional import Model
 from rlhf_jax.models.transformer import empty_cache
 from rlhf_jax.ops.distributions import log_probs_of
 from rlhf_jax.sampling.filters import forbid, top_k, top_p
-from rlhf_jax.types import Array, Key, Params, Sequences, TextRollout, record
+from rlhf_jax.types import Array, Key, Params, Sequences, SpecialTokens, TextRollout, record
 
 
 @record
@@ -24,10 +24,11 @@ class DecodeState:
     alive: Array  # [B] bool, no end-of-sequence yet
 
 
-def draw(logits: Array, key: Key, step: Array, sampling: SamplingConfig, eos_id: int, pad_id: int):
+def draw(logits: Array, key: Key, step: Array, sampling: SamplingConfig, special: SpecialTokens):
     """Draws next tokens [B] from temperature-scaled `logits` [B, V] under the filters."""
-    allowed = forbid(logits, eos_id, step < sampling.min_length)
-    allowed = forbid(allowed, pad_id, jnp.ones((), bool))
+    allowed = forbid(logits, special.eos, step < sampling.min_length)
+    for token in (special.pad, special.bos):
+        allowed = forbid(allowed, token, jnp.ones((), bool))
     allowed = top_p(top_k(allowed, sampling.top_k), sampling.top_p)
     return jax.random.categorical(key, allowed, axis=-1).astype(jnp.int32)
 
@@ -40,8 +41,7 @@ def generate(
     *,
     config: ModelConfig,
     sampling: SamplingConfig,
-    eos_id: int,
-    pad_id: int,
+    special: SpecialTokens,
 ) -> TextRollout:
     """Samples one completion for each left-padded prompt [B, P].
 
@@ -60,14 +60,14 @@ def generate(
 
     def step(state: DecodeState, t: Array):
         logits = state.logits / sampling.temperature
-        token = draw(logits, jax.random.fold_in(key, t), t, sampling, eos_id, pad_id)
-        token = jnp.where(state.alive, token, pad_id)
+        token = draw(logits, jax.random.fold_in(key, t), t, sampling, special)
+        token = jnp.where(state.alive, token, special.pad)
         log_prob = jnp.where(state.alive, log_probs_of(logits, token), 0.0)
         output = model.apply(params, token[:, None], state.alive[:, None], cache=state.cache)
         after = DecodeState(
             logits=output.logits[:, 0],
             cache=output.cache,
-            alive=state.alive & (token != eos_id),
+            alive=state.alive & (token != special.eos),
         )
         return after, (token, state.alive, log_prob)
 

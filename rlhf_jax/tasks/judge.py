@@ -6,7 +6,6 @@ fooled reward model. Windows of the texts are its examples: it must judge a few 
 
 from __future__ import annotations
 
-import io
 import re
 import zlib
 from collections.abc import Sequence
@@ -15,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, sparse, special
 
-from rlhf_jax.tasks.packages import cache_root, content_key, write_atomic
+from rlhf_jax.io.atomic import replacing
+from rlhf_jax.tasks.packages import cache_root, content_key
 
 _WORD = re.compile(r"[a-z0-9']+|[!?]")
 _BITS = 18  # hashed features: 262,144
@@ -92,9 +92,8 @@ def cached_judge(
     path = cache_root(cache_dir) / "judges" / f"judge-{key}.npz"
     if not path.exists():
         judge = fit_judge(texts, labels, seed=seed)
-        buffer = io.BytesIO()
-        np.savez(buffer, weights=judge.weights, bias=judge.bias)
-        write_atomic(path, buffer.getvalue())
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, weights=judge.weights, bias=judge.bias)
     with np.load(path) as saved:
         return Judge(saved["weights"], float(saved["bias"]))
 

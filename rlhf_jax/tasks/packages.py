@@ -50,19 +50,6 @@ def cache_root(cache_dir: str | None = None) -> Path:
     return root
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a whole file or none of it, so a killed run leaves no half-written cache entry."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def content_key(*parts: str | bytes) -> str:
     """Name of a cache entry: a hash of everything it was made from.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.types import PairBatch, ScoreFn, Sequences
+from rlhf_jax.types import PairBatch, ScoreFn, Sequences, SpecialTokens
 
 
 class TextCodec(NamedTuple):
@@ -22,6 +22,11 @@ class TextCodec(NamedTuple):
     bos_id: int
     eos_id: int
     serialized: str = ""  # of a trained tokenizer; empty where the vocabulary is fixed
+
+    @property
+    def special(self) -> SpecialTokens:
+        """The three special tokens together."""
+        return SpecialTokens(pad=self.pad_id, bos=self.bos_id, eos=self.eos_id)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,11 +55,16 @@ class Task:
     notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
-        """A hash of all training data: stages trained on the same data can be shared."""
+        """A hash of all data that stages are trained and measured on: equal ones can be shared.
+
+        Only `eval_prompts` are left out: no stage that is cached sees them.
+        """
         digest = hashlib.sha256(f"{self.name} {self.codec.vocab_size}".encode())
-        pairs = (self.train_pairs.chosen, self.train_pairs.rejected)
-        for part in (self.train_text, *pairs, self.train_prompts):
-            for array in (np.asarray(part.tokens), np.asarray(part.mask)):
-                digest.update(f"{array.shape}{array.dtype}".encode())
-                digest.update(np.ascontiguousarray(array).data)
+        pairs = (self.train_pairs, self.heldout_pairs)
+        texts = [self.train_text, self.heldout_text, self.train_prompts]
+        texts += [side for batch in pairs for side in (batch.chosen, batch.rejected)]
+        arrays = [array for text in texts for array in (text.tokens, text.mask)]
+        for array in map(np.asarray, arrays + [batch.margin for batch in pairs]):
+            digest.update(f"{array.shape}{array.dtype}".encode())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()

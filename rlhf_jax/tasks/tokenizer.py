@@ -1,8 +1,7 @@
-"""Byte-level BPE trained on a task's own text, and token lists as padded arrays."""
+"""Byte-level BPE trained on a task's own text."""
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterable, Sequence
 
@@ -10,12 +9,11 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.tasks.packages import cache_root, content_key, write_atomic
+from rlhf_jax.io.atomic import replacing
+from rlhf_jax.tasks.packages import cache_root, content_key
 from rlhf_jax.tasks.protocol import TextCodec
-from rlhf_jax.types import Sequences
+from rlhf_jax.tasks.tokens import BOS, EOS, PAD, SPECIALS
 
-SPECIALS = ("<pad>", "<bos>", "<eos>")
-PAD, BOS, EOS = range(3)
 MIN_VOCAB = len(SPECIALS) + 256  # every byte has a token, so no text is ever unknown
 
 
@@ -48,7 +46,9 @@ def cached_bpe(texts: Sequence[str], vocab_size: int, cache_dir: str | None = No
     key = content_key(str(vocab_size), *texts)
     path = cache_root(cache_dir) / "tokenizers" / f"bpe-{key}.json"
     if not path.exists():
-        write_atomic(path, train_bpe(texts, vocab_size).to_str().encode())
+        trained = train_bpe(texts, vocab_size).to_str()
+        with replacing(path) as temporary:
+            temporary.write_text(trained, encoding="utf-8")
     return _plain_specials(Tokenizer.from_file(str(path)))
 
 
@@ -82,57 +82,9 @@ def cached_ids(
     path = cache_root(cache_dir) / "tokens" / f"ids-{content_key(bpe.to_str(), *texts)}.npz"
     if not path.exists():
         rows = encode_all(bpe, texts)
-        buffer = io.BytesIO()
         flat = np.fromiter((token for row in rows for token in row), np.int32)
-        np.savez_compressed(buffer, flat=flat, ends=np.cumsum([len(row) for row in rows]))
-        write_atomic(path, buffer.getvalue())
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, flat=flat, ends=np.cumsum([len(row) for row in rows]))
     with np.load(path) as saved:
         flat, ends = saved["flat"].tolist(), [0, *saved["ends"].tolist()]
     return [flat[i:j] for i, j in itertools.pairwise(ends)]
-
-
-def pad_rows(rows: Sequence[Sequence[int]], length: int, *, left: bool = False) -> Sequences:
-    """Token lists as [N, length] arrays; no row may be longer.
-
-    >>> pad_rows([[1, 5], [1]], 3).tokens.tolist()
-    [[1, 5, 0], [1, 0, 0]]
-    """
-    sizes = np.array([len(row) for row in rows], np.int32).reshape(-1, 1)  # [N, 1]
-    columns = np.arange(length, dtype=np.int32)[None]  # [1, L]
-    mask = columns >= length - sizes if left else columns < sizes  # [N, L]
-    tokens = np.full(mask.shape, PAD, np.int32)
-    tokens[mask] = np.fromiter((t for row in rows for t in row), np.int32, int(sizes.sum()))
-    return Sequences(tokens=tokens, mask=mask)  # pyright: ignore[reportArgumentType]
-
-
-def closed(tokens: Sequence[int]) -> list[int]:
-    """BOS, the tokens, EOS."""
-    return [BOS, *tokens, EOS]
-
-
-def chunk(tokens: Sequence[int], length: int) -> list[list[int]]:
-    """A long text as pieces of at most `length` tokens, each after BOS; EOS only at its end.
-
-    >>> chunk([7, 8, 9, 10], 4)
-    [[1, 7, 8, 9], [1, 10, 2]]
-    """
-    body = [*tokens, EOS]
-    return [[BOS, *body[i : i + length - 1]] for i in range(0, len(body), length - 1)]
-
-
-def pack(pieces: Iterable[list[int]], length: int) -> list[list[int]]:
-    """Joins neighbouring short pieces into rows of at most `length`, so few slots are padding.
-
-    >>> pack([[1, 7, 2], [1, 5, 6, 7, 8, 9], [1, 8, 2], [1, 9, 2]], 6)
-    [[1, 5, 6, 7, 8, 9], [1, 7, 2, 1, 8, 2], [1, 9, 2]]
-    """
-    full: list[list[int]] = []
-    rows: list[list[int]] = [[]]
-    for piece in pieces:
-        if len(piece) == length:
-            full.append(piece)
-        elif len(rows[-1]) + len(piece) <= length:
-            rows[-1] = rows[-1] + piece
-        else:
-            rows.append(piece)
-    return full + [row for row in rows if row]

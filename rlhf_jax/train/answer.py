@@ -102,8 +102,7 @@ def make_complete(
             key,
             config=config.model,
             sampling=sampling,
-            eos_id=codec.eos_id,
-            pad_id=codec.pad_id,
+            special=codec.special,
         )
         return judge_rollout(model, policy, frozen, rollout, sampling.temperature, gold)
 

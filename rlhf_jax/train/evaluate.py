@@ -12,7 +12,16 @@ from rlhf_jax.rollout.text import completion_log_probs
 from rlhf_jax.sampling.decode import generate
 from rlhf_jax.train.batches import in_batches, num_rows
 from rlhf_jax.train.ppo import Frozen
-from rlhf_jax.types import Array, Key, Params, ScoreFn, Sequences, TextRollout, record
+from rlhf_jax.types import (
+    Array,
+    Key,
+    Params,
+    ScoreFn,
+    Sequences,
+    SpecialTokens,
+    TextRollout,
+    record,
+)
 
 
 @record
@@ -31,8 +40,7 @@ def make_evaluate(
     model: Model,
     config: RLHFConfig,
     *,
-    eos_id: int,
-    pad_id: int,
+    special: SpecialTokens,
     gold: ScoreFn | None,
     batch_size: int = 128,
 ):
@@ -47,14 +55,14 @@ def make_evaluate(
             key,
             config=config.model,
             sampling=sampling,
-            eos_id=eos_id,
-            pad_id=pad_id,
+            special=special,
         )
         return judge_rollout(model, policy, frozen, rollout, sampling.temperature, gold)
 
     def evaluate(policy: Params, frozen: Frozen, prompts: Sequences, key: Key) -> Evaluation:
         batches = in_batches(prompts, batch_size)
-        keys = jax.random.split(key, num_rows(batches))
+        numbers = jnp.arange(num_rows(batches))
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
         run = lambda batch: on_batch(policy, frozen, *batch)
         results = jax.lax.map(run, (batches, keys))
         flat = lambda x: x.reshape(-1, *x.shape[2:])[: num_rows(prompts)]

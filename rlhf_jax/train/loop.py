@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,7 @@ class Stage:
     total: int  # updates
     chunk: int  # updates between log rows
     save_every: int  # updates between checkpoints
+    settings: Mapping[str, Any]  # everything the result depends on; a checkpoint is only for these
     advance: Callable[[TrainState, int], tuple[TrainState, Mapping[str, Any]]]
     evaluate: Callable[[TrainState], Mapping[str, Any]] | None = None  # about ten times a stage
     shown: tuple[str, ...] = ("loss",)  # metrics beside the progress bar
@@ -50,6 +52,12 @@ class Session:
     run: RunConfig
     sink: Sink
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)  # for summary.json
+
+    def guard(
+        self, call: str, saved: Callable[[], str] = lambda: ""
+    ) -> AbstractContextManager[None]:
+        """Watches a compiled call (or a compilation) that may never return."""
+        return Watchdog(self.run.stall_seconds, saved).guard(call)
 
 
 def repeat(step: Callable[..., tuple[TrainState, Metrics]]) -> Callable[..., Any]:
@@ -123,8 +131,27 @@ def restore(
         truncate_after(session.run_dir.metrics, stage.name, 0)
         return state, 0.0
     state, metadata = store.restore(latest, state)
+    check_settings(stage, metadata["settings"])
     truncate_after(session.run_dir.metrics, stage.name, latest)
     return jax.device_put(state), float(metadata["seconds"])
+
+
+def check_settings(stage: Stage, saved: Mapping[str, Any]) -> None:
+    """Refuses to go on from a checkpoint that other settings made."""
+    old, new = dict(flat(saved)), dict(flat(json.loads(json.dumps(stage.settings))))
+    changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    if changed:
+        listed = ", ".join(f"{k}: {old.get(k)} then, {new.get(k)} now" for k in changed[:5])
+        raise UserError(f"resume: stage {stage.name} was begun with other settings ({listed})")
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a nested dict."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def advance_to_end(
@@ -133,17 +160,16 @@ def advance_to_end(
     """The loop itself."""
     start, done = time.monotonic() - before, int(state.update)
     saved = lambda: f"Last checkpoint: update {store.latest()} in {store.directory}."
-    watchdog = Watchdog(session.run.stall_seconds, saved)
     progress = stage_progress(stage.name, stage.total, enabled=session.run.progress)
     with stop_requests() as asked, progress as bar:
         while done < stage.total:
             count = min(stage.chunk, stage.total - done)
-            with watchdog.guard(f"{stage.name} update {done + 1}"):
+            with session.guard(f"{stage.name} update {done + 1}", saved):
                 state, metrics = stage.advance(state, count)
-                metrics = to_numbers(metrics)
-            done += count
-            if stage.evaluate and crosses_tenth(done, count, stage.total):
-                metrics |= to_numbers(stage.evaluate(state))
+                metrics = to_numbers({**metrics, "val/skipped": state.skipped})
+                done += count
+                if stage.evaluate and crosses_tenth(done, count, stage.total):
+                    metrics |= to_numbers(stage.evaluate(state))
             seconds = time.monotonic() - start
             place = {"stage": stage.name, "update": done, "seconds": seconds}
             session.sink.log(place | metrics)
@@ -151,11 +177,12 @@ def advance_to_end(
             check_finite(stage.name, int(state.skipped_in_a_row), session.run.max_skipped)
             stage.check(metrics)
             if done % stage.save_every < count or done == stage.total or asked:
-                store.save(done, state, {"seconds": seconds})
+                store.save(done, state, {"seconds": seconds, "settings": stage.settings})
             if asked:
                 where = f"{stage.name} stopped after update {done} of {stage.total}"
                 raise Interrupted(f"{where}; go on with resume={session.run_dir.path}")
-    session.stages.setdefault(stage.name, {})["seconds"] = time.monotonic() - start
+    numbers = {"seconds": time.monotonic() - start, "skipped": int(state.skipped)}
+    session.stages.setdefault(stage.name, {}).update(numbers)
     return state
 
 

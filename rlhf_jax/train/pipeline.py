@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from rlhf_jax.config import RLHFConfig
+from rlhf_jax.io.console import note
 from rlhf_jax.io.params import save_params
 from rlhf_jax.io.sinks import read_rows
 from rlhf_jax.io.stage_cache import StageCache
@@ -24,9 +25,11 @@ from rlhf_jax.train.scoring import ScoreHost
 from rlhf_jax.train.stages import (
     Pipeline,
     compile_evaluation,
+    reward_settings,
     run_ppo,
     run_reward_model,
     run_sft,
+    sft_settings,
 )
 from rlhf_jax.types import Params
 
@@ -53,10 +56,9 @@ def make_pipeline(
 
 def run_pipeline(pipeline: Pipeline) -> Outcome:
     """All stages, each cached, checkpointed and resumed on its own."""
-    reference = cached_stage(pipeline, "sft", sft_identity(pipeline), lambda: run_sft(pipeline))
-    identity = reward_identity(pipeline)
+    reference = cached_stage(pipeline, "sft", sft_settings(pipeline), lambda: run_sft(pipeline))
     train_reward = lambda: run_reward_model(pipeline, reference)
-    reward = cached_stage(pipeline, "reward_model", identity, train_reward)
+    reward = cached_stage(pipeline, "reward_model", reward_settings(pipeline), train_reward)
     frozen = Frozen(reference=reference, reward=reward)
     evaluate = compile_evaluation(pipeline, frozen)
     before = evaluate(reference, frozen)
@@ -70,43 +72,30 @@ def run_pipeline(pipeline: Pipeline) -> Outcome:
 def code_hash() -> str:
     """A hash of the package's source that trains stages: changed code trains them again."""
     root = Path(__file__).parents[1]
-    rooms = ("ops", "losses", "models", "sampling", "rollout", "train")
-    files = sorted(f for room in rooms for f in (root / room).glob("*.py"))
-    digest = hashlib.sha256((root / "optim.py").read_bytes())
-    for file in files:
+    rooms = ("ops", "losses", "models", "sampling", "rollout")
+    train = ("batches", "evaluate", "reward_model", "sft", "stages", "state")
+    files = [f for room in rooms for f in sorted((root / room).glob("*.py"))]
+    files += [root / "train" / f"{name}.py" for name in train]
+    digest = hashlib.sha256()
+    for file in (*files, root / "optim.py", root / "types.py", root / "config.py"):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def sft_identity(pipeline: Pipeline) -> dict[str, Any]:
-    """Everything the supervised model depends on."""
-    config = pipeline.config
-    model = dataclasses.asdict(config.model)
-    del model["value_head"], model["value_init"]
-    return {
-        "stage": "sft",
-        "code": code_hash(),
-        "jax": f"{jax.__version__} {jax.default_backend()}",
-        "seed": config.seed,
-        "data": pipeline.task.fingerprint(),
-        "model": model,
-        "sft": dataclasses.asdict(config.sft),
-    }
+def identity(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The key of a cached stage: its settings, and the code and platform that ran them."""
+    platform = f"{jax.__version__} {jax.default_backend()}"
+    return {"stage": stage, "code": code_hash(), "jax": platform, "settings": settings}
 
 
-def reward_identity(pipeline: Pipeline) -> dict[str, Any]:
-    """Everything the reward model depends on."""
-    config, sft_key = pipeline.config, sft_identity(pipeline)
-    settings = dataclasses.asdict(config.reward_model)
-    sampling = dataclasses.asdict(config.sampling)  # normalisation samples the reference
-    return {"stage": "reward_model", "after": sft_key, "settings": settings, "sampling": sampling}
-
-
-def cached_stage(pipeline: Pipeline, name: str, identity: Mapping[str, Any], train: Any) -> Params:
+def cached_stage(
+    pipeline: Pipeline, name: str, settings: Mapping[str, Any], train: Callable[[], Params]
+) -> Params:
     """Parameters of a stage, from an earlier run that asked for the same or trained now."""
-    cache, session = pipeline.cache, pipeline.session
-    found = cache.get(identity) if cache else None
+    cache, session, key = pipeline.cache, pipeline.session, identity(name, settings)
+    found = cache.get(key) if cache else None
     if found:
+        note(f"{name}: an earlier run trained the same; taken from the cache (run.cache=false)")
         params, info = jax.device_put(found[0]), dict(found[1])
         session.stages[name] = info | {"cached": True}
         if not any(row.get("stage") == name for row in read_rows(session.run_dir.metrics)):
@@ -116,6 +105,6 @@ def cached_stage(pipeline: Pipeline, name: str, identity: Mapping[str, Any], tra
         params = train()
         info = session.stages[name]
         if cache:
-            cache.put(identity, params, info)
+            cache.put(key, params, info)
     save_params(session.run_dir.params(name), params)
     return params

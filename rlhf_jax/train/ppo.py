@@ -18,22 +18,26 @@ from rlhf_jax.config import PPOConfig, RLHFConfig, merge_dynamic
 from rlhf_jax.losses.ppo import approx_kl, clip_fraction, ppo_clip_loss, value_loss
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.value_heads import init_value
-from rlhf_jax.ops.advantages import gae
 from rlhf_jax.ops.distributions import probability_ratio
-from rlhf_jax.ops.kl import kl_k1, ziegler_controller
-from rlhf_jax.ops.masked import masked_mean, masked_var, masked_whiten
-from rlhf_jax.ops.shaping import completion_discounts, missing_eos_penalty, token_rewards
+from rlhf_jax.ops.kl import ziegler_controller
+from rlhf_jax.ops.masked import masked_mean, masked_var
+from rlhf_jax.ops.shaping import missing_eos_penalty
 from rlhf_jax.optim import learning_rate, make_optimizer
-from rlhf_jax.rollout.text import (
-    Experience,
-    completion_log_probs,
-    log_probs_and_values,
-    with_log_probs,
-)
+from rlhf_jax.rollout.text import Experience, log_probs_and_values
 from rlhf_jax.sampling.decode import generate
 from rlhf_jax.train.batches import batch_rows, minibatches, num_rows, take
+from rlhf_jax.train.experience import make_experience, valued
 from rlhf_jax.train.state import TrainState, apply_gradients, init_state, stream
-from rlhf_jax.types import Array, Key, Metrics, Params, Sequences, TextRollout, record
+from rlhf_jax.types import (
+    Array,
+    Key,
+    Metrics,
+    Params,
+    Sequences,
+    SpecialTokens,
+    TextRollout,
+    record,
+)
 
 
 @record
@@ -77,8 +81,7 @@ def make_ppo(
     model: Model,
     static: RLHFConfig,
     *,
-    eos_id: int,
-    pad_id: int,
+    special: SpecialTokens,
     score: Callable[[Frozen, TextRollout], Array],
     watch: Callable[[TextRollout], Metrics] = lambda rollout: {},
 ) -> PPO:
@@ -102,8 +105,7 @@ def make_ppo(
             stream(state.key, "rollout", state.update),
             config=config.model,
             sampling=config.sampling,
-            eos_id=eos_id,
-            pad_id=pad_id,
+            special=special,
         )
 
     def learn(
@@ -114,14 +116,16 @@ def make_ppo(
             scores,
             rollout.completion_tokens,
             rollout.completion_mask,
-            eos_id=eos_id,
+            eos_id=special.eos,
             penalty=config.algo.missing_eos_penalty,
         )
-        experience, metrics = make_experience(model, config, state, rollout, scored, frozen)
+        experience, metrics = make_experience(
+            model, config, state, rollout, scored, frozen.reference
+        )
         state, steps = optimize(model, config, state, experience)
         metrics = {"objective/scores": jnp.mean(scores)} | watch(rollout) | metrics | steps
         metrics["val/num_eos_tokens"] = jnp.sum(
-            rollout.completion_tokens == eos_id, dtype=jnp.int32
+            rollout.completion_tokens == special.eos, dtype=jnp.int32
         )
         state = after_update(config, state, metrics["objective/kl"])
         metrics["episode"] = state.update * config.algo.batch_size
@@ -134,71 +138,6 @@ def make_ppo(
         return learn(state, rollout, score(frozen, rollout), frozen, hparams)
 
     return PPO(collect, score, learn, train_step)
-
-
-def make_experience(
-    model: Model,
-    config: RLHFConfig,
-    state: TrainState,
-    rollout: TextRollout,
-    scores: Array,
-    frozen: Frozen,
-) -> tuple[Experience, Metrics]:
-    """Adds values, reference log-probabilities, advantages and returns to a scored rollout."""
-    algo, mask = config.algo, rollout.completion_mask
-    temperature = config.sampling.temperature
-    log_probs, values, _ = log_probs_and_values(
-        model, state.params, rollout, temperature, config.model.value_head
-    )
-    if algo.behavior_log_probs == "forward":
-        rollout = with_log_probs(rollout, log_probs)
-    ref_log_probs, _ = completion_log_probs(model, frozen.reference, rollout, temperature)
-    kl = jnp.where(mask, kl_k1(rollout.behavior_log_probs, ref_log_probs), 0.0)
-    rewards = token_rewards(
-        scores, kl, mask, kl_coef=state.extra["kl_coef"], placement=algo.score_placement
-    )
-    if algo.whiten_rewards:
-        rewards = masked_whiten(rewards, mask, shift_mean=False)
-    values = jnp.where(valued(algo, mask), values, 0.0)
-    advantages = text_gae(algo, rewards, values, mask)
-    returns = advantages + values
-    if algo.whiten_advantages:
-        advantages = masked_whiten(advantages, mask)
-    experience = Experience(
-        rollout=rollout,
-        values=values,
-        ref_log_probs=ref_log_probs,
-        advantages=advantages,
-        returns=returns,
-    )
-    per_text = lambda x: jnp.mean(jnp.sum(jnp.where(mask, x, 0.0), axis=1))
-    non_score = -state.extra["kl_coef"] * per_text(kl)
-    error = masked_var(returns - values, mask) / jnp.maximum(masked_var(returns, mask), 1e-8)
-    metrics = {
-        "objective/kl": per_text(kl),
-        "objective/kl_coef": state.extra["kl_coef"],
-        "objective/entropy": per_text(-rollout.behavior_log_probs),
-        "objective/non_score_reward": non_score,
-        "objective/rlhf_reward": jnp.mean(scores) + non_score,
-        "tokens/completion_length": jnp.mean(jnp.sum(mask, axis=1, dtype=jnp.float32)),
-        "val/explained_variance": 1.0 - error,
-        "val/mean": masked_mean(values, mask),
-    }
-    return jax.tree.map(lax.stop_gradient, (experience, metrics))
-
-
-def valued(algo: PPOConfig, mask: Array) -> Array:
-    """Slots [B, T] that have a value: with the score in the last slot it passes through padding."""
-    return jnp.ones_like(mask) if algo.score_placement == "last_slot" else mask
-
-
-def text_gae(algo: PPOConfig, rewards: Array, values: Array, mask: Array) -> Array:
-    """Advantages [B, T] of completions that end, or are cut, with nothing after them."""
-    discounts = completion_discounts(mask, algo.gamma, placement=algo.score_placement)
-    bootstrap = jnp.pad(values, [(0, 0), (0, 1)])  # [B, T + 1]; 0 after the end
-    one = lambda r, d, v: gae(r, d, v, gae_lambda=algo.gae_lambda)
-    advantages = jax.vmap(one)(rewards, discounts, bootstrap)
-    return jnp.where(valued(algo, mask), advantages, 0.0)
 
 
 def ppo_loss(
@@ -217,6 +156,7 @@ def ppo_loss(
     value_clip = algo.value_clip_eps if algo.clip_value else None
     value_losses = value_loss(values, batch.values, batch.returns, clip=value_clip)
     value = masked_mean(value_losses, valued(algo, mask))
+    unclipped = value_loss(values, batch.values, batch.returns)
     spread = mean(entropies)
     loss = policy + algo.vf_coef * value - algo.entropy_coef * spread
     ratio = probability_ratio(log_probs, old)
@@ -227,7 +167,10 @@ def ppo_loss(
         "policy/approxkl_avg": mean(approx_kl(log_probs, old)),
         "policy/clipfrac_avg": mean(clip_fraction(log_probs, old, batch.advantages, **clip)),
         "val/ratio": mean(ratio),
+        "val/clipfrac_avg": mean((value_losses > unclipped).astype(values.dtype)),
+        "val/ratio_var": masked_var(ratio, mask),
         "val/ratio_max": jnp.max(jnp.where(mask, ratio, 0.0)),
+        "val/ratio_error": jnp.max(jnp.where(mask, jnp.abs(ratio - 1.0), 0.0)),
     }
     return loss, metrics
 
@@ -253,6 +196,8 @@ def optimize(
     metrics = jax.tree.map(jnp.mean, steps)
     metrics["val/ratio_max"] = jnp.max(steps["val/ratio_max"])
     metrics["val/ratio_first"] = steps["val/ratio"][0, 0]
+    metrics["val/ratio_first_error"] = steps["val/ratio_error"][0, 0]
+    del metrics["val/ratio_error"]
     done = state.update * (algo.epochs * algo.minibatches)
     metrics["lr"] = learning_rate(config.optim, done, total_steps(algo))
     return state, metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from rlhf_jax.io.stage_cache import StageCache
 from rlhf_jax.models.functional import Model
 from rlhf_jax.tasks.protocol import Task
 from rlhf_jax.train import ppo, reward_model, sft
-from rlhf_jax.train.evaluate import make_evaluate
+from rlhf_jax.train.evaluate import Evaluation, make_evaluate
 from rlhf_jax.train.health import ratio_check
 from rlhf_jax.train.loop import Session, Stage, compile_timed, repeat, run_stage
 from rlhf_jax.train.ppo import Frozen
@@ -41,6 +42,37 @@ class Pipeline:
         return jax.random.key(self.config.seed)
 
 
+def sft_settings(pipeline: Pipeline) -> dict[str, Any]:
+    """Everything the supervised model depends on, but for the code."""
+    config = pipeline.config
+    model, settings = dataclasses.asdict(config.model), dataclasses.asdict(config.sft)
+    for unused in ("value_head", "value_init"):
+        del model[unused]
+    return {
+        "seed": config.seed,
+        "data": pipeline.task.fingerprint(),
+        "precision": config.run.matmul_precision,
+        "model": model,
+        "sft": settings,
+    }
+
+
+def reward_settings(pipeline: Pipeline) -> dict[str, Any]:
+    """Everything the reward model depends on, but for the code."""
+    config = pipeline.config
+    # The scale is set on samples of the reference, so sampling counts.
+    parts = {"reward_model": config.reward_model, "sampling": config.sampling}
+    return sft_settings(pipeline) | {k: dataclasses.asdict(v) for k, v in parts.items()}
+
+
+def ppo_settings(pipeline: Pipeline) -> dict[str, Any]:
+    """Everything the tuned policy depends on, but for the code."""
+    config = pipeline.config
+    parts = {"algo": config.algo, "optim": config.optim, "model": config.model}
+    settings = {k: dataclasses.asdict(v) for k, v in parts.items()}
+    return reward_settings(pipeline) | settings | {"reward": config.task.reward}
+
+
 def run_sft(pipeline: Pipeline) -> Params:
     """Fits the language model to the task's texts."""
     config, task, model = pipeline.config.sft, pipeline.task, pipeline.model
@@ -53,6 +85,7 @@ def run_sft(pipeline: Pipeline) -> Params:
         pipeline,
         "sft",
         config,
+        sft_settings(pipeline),
         state,
         (step, texts, hparams),
         ("heldout_loss", sft.make_evaluate(model), heldout),
@@ -71,6 +104,7 @@ def run_reward_model(pipeline: Pipeline, reference: Params) -> Params:
         pipeline,
         "reward_model",
         config,
+        reward_settings(pipeline),
         state,
         (step, pairs, hparams),
         ("heldout_accuracy", reward_model.make_evaluate(model), heldout),
@@ -79,13 +113,14 @@ def run_reward_model(pipeline: Pipeline, reference: Params) -> Params:
     return normalize_reward(pipeline, reference, params) if config.normalize else params
 
 
-def run_supervised(pipeline, name, config, state, training, evaluation, shown) -> Params:
+def run_supervised(pipeline, name, config, settings, state, training, evaluation, shown) -> Params:
     """A stage that repeats one step over fixed data and watches one held-out number."""
     step, data, hparams = training
     metric, evaluate, heldout = evaluation
     count = jnp.asarray(config.log_every, jnp.int32)
-    advance, compile_step = compile_timed(step, state, data, hparams, count, donate=True)
-    measure, compile_evaluate = compile_timed(evaluate, state.params, heldout)
+    with pipeline.session.guard(f"compiling {name}"):
+        advance, compile_step = compile_timed(step, state, data, hparams, count, donate=True)
+        measure, compile_evaluate = compile_timed(evaluate, state.params, heldout)
     last: dict[str, float] = {}
 
     def on_heldout(state: TrainState) -> dict[str, Any]:
@@ -97,6 +132,7 @@ def run_supervised(pipeline, name, config, state, training, evaluation, shown) -
         total=config.steps,
         chunk=config.log_every,
         save_every=max(config.steps // 4, 1),
+        settings=settings,
         advance=lambda state, n: advance(state, data, hparams, jnp.asarray(n, jnp.int32)),
         evaluate=on_heldout,
         shown=shown,
@@ -122,8 +158,9 @@ def normalize_reward(pipeline: Pipeline, reference: Params, reward: Params) -> P
     frozen = Frozen(reference=reference, reward=reward)
     prompts = jax.device_put(first_rows(pipeline.task.train_prompts, 512))
     evaluate = jax.jit(make_evaluation(pipeline))
-    scores = evaluate(reference, frozen, prompts, stream(pipeline.key, "normalize")).reward
-    mean, std = jnp.mean(scores), jnp.maximum(jnp.std(scores), 1e-6)
+    with pipeline.session.guard("normalising the reward model"):
+        scores = evaluate(reference, frozen, prompts, stream(pipeline.key, "normalize")).reward
+        mean, std = jnp.mean(scores), jnp.maximum(jnp.std(scores), 1e-6)
     head = reward["head"]
     scaled = {"weight_d": head["weight_d"] / std, "bias": (head["bias"] - mean) / std}
     return {"trunk": reward["trunk"], "head": scaled}
@@ -140,8 +177,7 @@ def make_evaluation(pipeline: Pipeline) -> Any:
     return make_evaluate(
         pipeline.model,
         pipeline.config,
-        eos_id=codec.eos_id,
-        pad_id=codec.pad_id,
+        special=codec.special,
         gold=pipeline.task.gold,
     )
 
@@ -151,9 +187,18 @@ def compile_evaluation(pipeline: Pipeline, frozen: Frozen) -> Any:
     prompts = first_rows(pipeline.task.eval_prompts, pipeline.config.eval.num_prompts)
     prompts, key = jax.device_put(prompts), stream(pipeline.key, "evaluate")
     args = (frozen.reference, frozen, prompts, key)
-    compiled, seconds = compile_timed(make_evaluation(pipeline), *args)
-    pipeline.session.stages["evaluate"] = {"compile_seconds": seconds}
-    return lambda policy, frozen: compiled(policy, frozen, prompts, key)
+    with pipeline.session.guard("compiling the evaluation"):
+        compiled, seconds = compile_timed(make_evaluation(pipeline), *args)
+    record = pipeline.session.stages["evaluate"] = {"compile_seconds": seconds, "seconds": 0.0}
+
+    def evaluate(policy: Params, frozen: Frozen) -> Evaluation:
+        start = time.monotonic()
+        with pipeline.session.guard("evaluation"):
+            found = jax.block_until_ready(compiled(policy, frozen, prompts, key))
+        record["seconds"] += time.monotonic() - start
+        return found
+
+    return evaluate
 
 
 def run_ppo(pipeline: Pipeline, frozen: Frozen) -> TrainState:
@@ -164,25 +209,26 @@ def run_ppo(pipeline: Pipeline, frozen: Frozen) -> TrainState:
     steps = ppo.make_ppo(
         pipeline.model,
         static,
-        eos_id=codec.eos_id,
-        pad_id=codec.pad_id,
+        special=codec.special,
         score=score,
         watch=make_watch(pipeline.task.gold),
     )
     state = jax.tree.map(jnp.copy, ppo.init(config, frozen, pipeline.key))
     prompts = jax.device_put(pipeline.task.train_prompts)
-    if pipeline.score_host is None:
-        args = (state, prompts, frozen, hparams)
-        step, seconds = compile_timed(steps.train_step, *args, donate=True)
-        advance = lambda state, n: step(state, prompts, frozen, hparams)
-    else:
-        advance, seconds = host_scored(pipeline.score_host, steps, state, prompts, frozen, hparams)
+    args = (state, prompts, frozen, hparams)
+    with pipeline.session.guard("compiling ppo"):
+        if pipeline.score_host is None:
+            step, seconds = compile_timed(steps.train_step, *args, donate=True)
+            advance = lambda state, n: step(state, *args[1:])
+        else:
+            advance, seconds = host_scored(pipeline.score_host, steps, *args)
     shown = ("objective/scores", "gold/score", "objective/kl", "objective/kl_coef")
     stage = Stage(
         name="ppo",
         total=config.algo.updates,
         chunk=1,
         save_every=config.run.checkpoint_every,
+        settings=ppo_settings(pipeline),
         advance=advance,
         shown=shown,
         check=ratio_check(config),

@@ -50,11 +50,6 @@ def stream(key: Key, purpose: str, step: Array | int = 0) -> Key:
     return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(purpose.encode())), step)
 
 
-def all_finite(tree: Any) -> Array:
-    """Whether every number of a tree is finite."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
-
-
 def apply_gradients(
     state: TrainState, grads: Params, loss: Array, tx: optax.GradientTransformation
 ) -> tuple[TrainState, Array]:

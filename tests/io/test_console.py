@@ -92,7 +92,7 @@ def test_samples_wrap_and_keep_brackets(width):
     print_samples([sample], screen)
     text = output(screen)
     assert text.count("[red]long[/red]") == 20 or width == 80
-    assert "reward-model score 1.5" in re.sub(r"\s+", " ", text)
+    assert "score trained on 1.5" in re.sub(r"\s+", " ", text)
     assert max(map(len, text.splitlines())) <= width
 
 

@@ -69,6 +69,18 @@ def test_git_commit(tmp_path):
         subprocess.run(["git", "-C", tmp_path, *words], check=True, capture_output=True)
 
     git("init")
-    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "x")
+    (tmp_path / "module.py").write_text("")
+    (tmp_path / "venv").mkdir()
+    git("add", "module.py")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "x")
     commit = run_dir.git_commit(tmp_path)
     assert commit is not None and len(commit) == 40
+    (tmp_path / "module.py").write_text("x = 1")
+    assert run_dir.git_commit(tmp_path) == f"{commit}-dirty"
+    assert run_dir.git_commit(tmp_path / "venv") is None, "not held by the repository around it"
+
+
+def test_git_commit_is_of_the_package_wherever_the_run_is(tmp_path, monkeypatch):
+    here = run_dir.git_commit()
+    monkeypatch.chdir(tmp_path)
+    assert run_dir.git_commit() == here

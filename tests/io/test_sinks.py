@@ -51,7 +51,7 @@ def test_a_failing_view_is_reported_once_and_the_record_goes_on(path, capsys):
     def fail(row):
         raise OSError("network lost\nand more")
 
-    view = sinks.guarded(sinks.Sink(fail, lambda: None), "wandb")
+    view = sinks.guarded(sinks.Sink(fail, lambda failed=False: None), "wandb")
     sink = sinks.all_of(sinks.jsonl_sink(path), view)
     for update in range(3):
         sink.log(ROW | {"update": update})
@@ -102,6 +102,46 @@ def test_wandb_offline_writes_a_run_folder(tmp_path, no_wandb_login):
         time.sleep(0.05)
     assert b"objective/kl" in run.read_bytes() and b"sft/loss" not in run.read_bytes()
     assert len(rows_of(tmp_path / "metrics.jsonl")) == 2
+    assert run.name == f"run-{(tmp_path / 'wandb_run_id').read_text()}.wandb"
+    sinks.make_sinks(config, RunDir(tmp_path), {}).close(failed=True)
+    assert {p.name for p in (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")} == {run.name}
+
+
+class FakeRun:
+    """A W&B run that keeps what it is told."""
+
+    def __init__(self, step=0):
+        self.id, self.url, self.step = "abc123", "https://example.org", step
+        self.steps, self.exit_code = [], None
+
+    def log(self, metrics, step):
+        self.steps.append(step)
+
+    def finish(self, exit_code):
+        self.exit_code = exit_code
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_resumed_run_goes_on_in_its_wandb_run(tmp_path, monkeypatch, mode):
+    asked, runs = [], [FakeRun(), FakeRun(step=5 if mode == "online" else 0)]
+
+    def init(**settings):
+        asked.append({k: settings[k] for k in ("id", "resume") if k in settings})
+        return runs[len(asked) - 1]
+
+    fake = types.SimpleNamespace(login=lambda **_: True, Settings=dict, init=init)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = SinkConfig(kind="wandb", mode=mode)
+    for failed in (True, False):
+        sink = sinks.make_sinks(config, RunDir(tmp_path), {})
+        sink.log(ROW)
+        sink.log(ROW)
+        sink.close(failed=failed)
+    assert asked[0] == {} and asked[1]["id"] == "abc123"
+    assert asked[1].get("resume") == ("allow" if mode == "online" else None)
+    # W&B drops a step it has passed; the server knows best where it stands.
+    assert [run.steps for run in runs] == [[0, 1], [5, 6] if mode == "online" else [2, 3]]
+    assert [run.exit_code for run in runs] == [1, 0]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb")

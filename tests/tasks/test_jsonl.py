@@ -145,6 +145,11 @@ def test_bad_prompts(folder, row, problem):
         ({"prompt": [USER], "chosen": [USER, USER], "rejected": [BAD]}, "does not open with"),
         ({"chosen": [GOOD], "rejected": [BAD]}, 'share no first message; give "prompt"'),
         ({"prompt": "", "chosen": "w " * 99 + "x", "rejected": "w " * 99 + "y"}, "for 62 tokens"),
+        ({**PAIRS[0], "margin": "2"}, '"margin" is text; a number is accepted'),
+        ({**PAIRS[0], "margin": None}, '"margin" is null'),
+        ({**PAIRS[0], "margin": True}, '"margin" is true or false'),
+        ({**PAIRS[0], "margin": float("nan")}, '"margin" is nan; a finite number is accepted'),
+        ({**PAIRS[0], "margin": 10**400}, '"margin" is 1000'),
     ],
 )
 def test_bad_preferences(folder, row, problem):
@@ -185,7 +190,7 @@ def test_marks_line_ends_and_blank_lines(folder):
         ({"prompts": "."}, "task.prompts"),
         ({"preferences": ""}, "task.preferences"),
         ({"preferences": "no/such/file.jsonl"}, "task.preferences"),
-        ({"preferences": "", "reward": "m:f"}, "task.text"),
+        ({"preferences": "", "reward": "m:f", "text": "t.txt"}, "task.preferences"),
         ({"text": "no/such/file.txt"}, "task.text"),
         ({"heldout": 0.0}, "task.heldout"),
         ({"heldout": 1.0}, "task.heldout"),
@@ -214,21 +219,56 @@ def test_too_few_rows(folder):
         make_jsonl(folder.config(prompt_rows=PROMPTS[:1] * 3))
     with pytest.raises(DataError, match=r"task\.preferences: 1 usable preferences with 1"):
         make_jsonl(folder.config(pair_rows=PAIRS[:1]))
+    wanted = "leave 1 to train on and 1 held out; at least 2 and 1 are needed"
+    with pytest.raises(DataError, match=rf"task\.preferences: 2 usable .* {wanted}"):
+        make_jsonl(folder.config(pair_rows=[*PAIRS[:2], "?"], skip_bad_rows=True))
+    with pytest.raises(DataError, match=rf"task\.prompts: 2 usable .* {wanted}"):
+        make_jsonl(folder.config(prompt_rows=[{"prompt": "One"}, {"prompt": "Two"}]))
     with pytest.raises(DataError, match=r"task\.prompts: 0 usable prompts"):
         make_jsonl(folder.config(prompt_rows=["?"] * 3, skip_bad_rows=True))
 
 
-def test_two_rows_are_enough(folder):
-    task = make_jsonl(folder.config(prompt_rows=PROMPTS[:2], pair_rows=PAIRS[:2]))
-    assert len(task.train_prompts.tokens) == len(task.eval_prompts.tokens) == 1
-    assert len(task.train_pairs.margin) == len(task.heldout_pairs.margin) == 1
+def test_three_rows_are_enough(folder):
+    task = make_jsonl(folder.config(prompt_rows=PROMPTS[:3], pair_rows=PAIRS[:3]))
+    assert (len(task.train_prompts.tokens), len(task.eval_prompts.tokens)) == (2, 1)
+    assert (len(task.train_pairs.margin), len(task.heldout_pairs.margin)) == (2, 1)
 
 
-def test_reward_function_needs_no_preferences(folder):
-    config = folder.config(reward="m:f", preferences="")
-    config = dataclasses.replace(config, text=folder.write("t.txt", ["One text.", "Two."]))
-    task = make_jsonl(config)
-    assert task.train_pairs.chosen.tokens.shape == (0, 64)
+def test_margins_stay_with_their_pairs(folder):
+    rows = [{**row, "margin": i / 4} if i % 2 else row for i, row in enumerate(PAIRS)]
+    task = make_jsonl(folder.config(pair_rows=rows))
+    seen = 0
+    for batch in (task.train_pairs, task.heldout_pairs):
+        assert batch.margin.dtype == np.float32
+        for text, margin in zip(decoded(task, batch.chosen), batch.margin):
+            i = int(text.split(" yes ")[1])
+            assert margin == (i / 4 if i % 2 else 0.0)
+            seen += 1
+    assert seen == 50
+
+
+def test_the_fingerprint_sees_all_that_stages_see(folder):
+    task = make_jsonl(folder.config())
+    base = task.fingerprint()
+    assert base == make_jsonl(folder.config()).fingerprint()
+    train, heldout = (
+        dataclasses.replace(batch, margin=batch.margin + 1)
+        for batch in (task.train_pairs, task.heldout_pairs)
+    )
+    changes = [
+        {"train_pairs": train},
+        {"heldout_pairs": heldout},
+        {"heldout_text": task.train_text},
+        {"train_prompts": task.eval_prompts},
+    ]
+    found = {dataclasses.replace(task, **change).fingerprint() for change in changes}
+    assert len(found) == 4 and base not in found
+    assert dataclasses.replace(task, eval_prompts=task.train_prompts).fingerprint() == base
+
+
+def test_texts_of_their_own(folder):
+    task = make_jsonl(folder.config(text=folder.write("t.txt", ["One text.", "Two."])))
+    assert task.train_pairs.chosen.tokens.shape == (46, 64)
     texts = decoded(task, task.train_text) + decoded(task, task.heldout_text)
     assert sorted(texts) == ["One text.", "Two."]
 
@@ -289,7 +329,7 @@ class TestConversations:
 
     def test_answers_of_several_turns(self):
         row = {"chosen": [USER, GOOD, USER, GOOD], "rejected": [USER, GOOD, USER, BAD]}
-        prompt, chosen, _ = parse_preference(row, self.render)
+        prompt, chosen, *_ = parse_preference(row, self.render)
         assert prompt == "<|user|>\nHi\n<|assistant|>\nHello!\n<|user|>\nHi\n<|assistant|>\n"
         assert chosen == "Hello!"
 

@@ -5,6 +5,7 @@ import pytest
 
 from rlhf_jax.config import ConfigError
 from rlhf_jax.tasks import tokenizer as tok
+from rlhf_jax.tasks.tokens import BOS, EOS, PAD, chunk, closed, pack, pad_rows
 
 TEXTS = ["a good film, really good", "a bad film!", "not a film at all"] * 5
 BPE = tok.train_bpe(TEXTS, 300)
@@ -28,8 +29,8 @@ def test_emoji_and_other_scripts(text):
 
 def test_specials_are_only_ours():
     ids = CODEC.encode("a<eos> b<pad><bos>")
-    assert not set(ids) & {tok.PAD, tok.BOS, tok.EOS}
-    assert CODEC.decode([tok.PAD, *tok.closed(ids)]) == "a<eos> b<pad><bos>"
+    assert not set(ids) & {PAD, BOS, EOS}
+    assert CODEC.decode([PAD, *closed(ids)]) == "a<eos> b<pad><bos>"
     assert len({CODEC.pad_id, CODEC.bos_id, CODEC.eos_id}) == 3
 
 
@@ -39,7 +40,7 @@ def test_training_is_deterministic_and_cached(tmp_path, monkeypatch):
     monkeypatch.setattr(tok, "train_bpe", None)  # a second training would fail
     second = tok.cached_bpe(TEXTS, 300, str(tmp_path))
     assert first.to_str() == second.to_str() == BPE.to_str()
-    assert not set(tok.make_codec(second).encode("<eos>")) & {tok.PAD, tok.BOS, tok.EOS}
+    assert not set(tok.make_codec(second).encode("<eos>")) & {PAD, BOS, EOS}
 
 
 def test_cached_ids(tmp_path, monkeypatch):
@@ -56,27 +57,27 @@ def test_small_vocabulary_is_refused():
 
 
 def test_padding_sides():
-    left = tok.pad_rows([[1, 5], [1, 6, 7]], 4, left=True)
+    left = pad_rows([[1, 5], [1, 6, 7]], 4, left=True)
     assert left.tokens.tolist() == [[0, 0, 1, 5], [0, 1, 6, 7]]
     assert left.mask.tolist() == [[False, False, True, True], [False, True, True, True]]
     assert left.tokens.dtype == "int32" and left.mask.dtype == "bool"
-    assert tok.pad_rows([], 4).tokens.shape == (0, 4)
-    assert tok.pad_rows([[]], 4).mask.tolist() == [[False] * 4]
+    assert pad_rows([], 4).tokens.shape == (0, 4)
+    assert pad_rows([[]], 4).mask.tolist() == [[False] * 4]
 
 
 @pytest.mark.parametrize("length", range(2, 12))
 @pytest.mark.parametrize("size", [0, 1, 2, 9, 10, 11, 40])
 def test_chunks_lose_nothing(size, length):
     tokens = list(range(3, 3 + size))
-    pieces = tok.chunk(tokens, length)
-    assert all(p[0] == tok.BOS and 1 < len(p) <= length for p in pieces)
-    assert [t for p in pieces for t in p[1:]] == [*tokens, tok.EOS]
+    pieces = chunk(tokens, length)
+    assert all(p[0] == BOS and 1 < len(p) <= length for p in pieces)
+    assert [t for p in pieces for t in p[1:]] == [*tokens, EOS]
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_packing_loses_nothing(seed):
     rng = np.random.default_rng(seed)
     pieces = [rng.integers(3, 99, rng.integers(1, 7)).tolist() for _ in range(rng.integers(0, 30))]
-    rows = tok.pack(pieces, 6)
+    rows = pack(pieces, 6)
     assert all(0 < len(row) <= 6 for row in rows)
     assert sorted(t for row in rows for t in row) == sorted(t for p in pieces for t in p)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from rlhf_jax.config import RunConfig, split_dynamic
+from rlhf_jax.config import RunConfig, UserError, split_dynamic
 from rlhf_jax.io.checkpoint import CheckpointStore
 from rlhf_jax.io.run_dir import RunDir
 from rlhf_jax.io.sinks import jsonl_sink
@@ -19,6 +19,7 @@ from rlhf_jax.train import ppo
 from rlhf_jax.train.health import TrainingStopped, check_finite, ratio_check
 from rlhf_jax.train.loop import Interrupted, Session, Stage, crosses_tenth, run_stage
 from rlhf_jax.train.state import init_state, stream
+from rlhf_jax.types import SpecialTokens
 
 KEY = jax.random.key(0)
 
@@ -57,7 +58,7 @@ def toy_advance(state, count):
 
 
 def toy_stage(advance=toy_advance, **settings):
-    base = Stage(name="toy", total=10, chunk=1, save_every=3, advance=advance)
+    base = Stage(name="toy", total=10, chunk=1, save_every=3, settings={"lr": 0.1}, advance=advance)
     return dataclasses.replace(base, **settings)
 
 
@@ -139,28 +140,39 @@ def test_evaluations_come_about_ten_times_and_at_the_end(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "dtype, ratio, stops",
+    "dtype, ratio, error, stops",
     [
-        ("float32", 1.0 + 5e-6, False),
-        ("float32", 1.001, True),
-        ("float32", 0.999, True),
-        ("bfloat16", 1.001, False),
-        ("bfloat16", 1.05, True),
+        ("float32", 1.0 + 5e-6, 2e-5, False),
+        ("float32", 1.001, 2e-5, True),
+        ("float32", 0.999, 2e-5, True),
+        ("float32", 1.0, 1e-2, True),  # errors of both signs cancel in the mean
+        ("float32", np.nan, np.nan, True),
+        ("bfloat16", 1.001, 1e-2, False),
+        ("bfloat16", 1.05, 1e-2, True),
     ],
 )
-def test_a_first_ratio_away_from_1_stops_the_run(tiny_config, dtype, ratio, stops):
+def test_a_first_ratio_away_from_1_stops_the_run(tiny_config, dtype, ratio, error, stops):
+    metrics = {"val/ratio_first": ratio, "val/ratio_first_error": error}
     model = dataclasses.replace(tiny_config.model, dtype=dtype)
     check = ratio_check(dataclasses.replace(tiny_config, model=model))
     if not stops:
-        return check({"val/ratio_first": ratio})
+        return check(metrics)
     with pytest.raises(TrainingStopped, match=r"val/ratio_first=.*algo\.behavior_log_probs"):
-        check({"val/ratio_first": ratio})
+        check(metrics)
+
+
+def test_checkpoints_of_other_settings_are_refused(tmp_path):
+    run_stage(session(tmp_path), toy_stage(), toy_start())
+    other = toy_stage(settings={"lr": 0.2})
+    with pytest.raises(UserError, match=r"stage toy .*\(lr: 0\.1 then, 0\.2 now\)"):
+        run_stage(session(tmp_path), other, toy_start())
 
 
 def test_ppo_resumes_bit_for_bit(tmp_path, tiny_config, tiny_model, tiny_frozen, tiny_prompts):
     static, hparams = split_dynamic(tiny_config)
     length = lambda frozen, rollout: jnp.sum(rollout.completion_mask, axis=1, dtype=jnp.float32)
-    steps = ppo.make_ppo(tiny_model, static, eos_id=2, pad_id=0, score=length)
+    special = SpecialTokens(pad=0, bos=1, eos=2)
+    steps = ppo.make_ppo(tiny_model, static, special=special, score=length)
     step = jax.jit(steps.train_step)
     advance = lambda state, count: step(state, tiny_prompts, tiny_frozen, hparams)
     start = ppo.init(tiny_config, tiny_frozen, KEY)

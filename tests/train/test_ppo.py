@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from rlhf_jax.config import split_dynamic
+from rlhf_jax.rollout.text import completion_log_probs
 from rlhf_jax.train import ppo
-from rlhf_jax.types import TextRollout
+from rlhf_jax.train.experience import make_experience
+from rlhf_jax.types import SpecialTokens, TextRollout
 
-PAD, EOS, TARGET = 0, 2, 5
+PAD, BOS, EOS, TARGET = 0, 1, 2, 5
 KEY = jax.random.key(0)
 
 
@@ -46,7 +48,9 @@ def hparams(tiny_config):
 
 @pytest.fixture(scope="module")
 def steps(tiny_model, static):
-    return ppo.make_ppo(tiny_model, static, eos_id=EOS, pad_id=PAD, score=score)
+    return ppo.make_ppo(
+        tiny_model, static, special=SpecialTokens(pad=PAD, bos=BOS, eos=EOS), score=score
+    )
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +122,11 @@ def hand_made(static):
     )
 
 
-def loop_advantages(config, experience, rollout, scores, kl_coef):
+def loop_advantages(config, experience, reference, rollout, scores, kl_coef):
     """Rewards and generalized advantages, slot by slot in float64."""
     mask = np.asarray(rollout.completion_mask)
     behavior = np.asarray(rollout.behavior_log_probs, np.float64)
-    values, reference = (
-        np.asarray(x, np.float64) for x in (experience.values, experience.ref_log_probs)
-    )
+    values, reference = (np.asarray(x, np.float64) for x in (experience.values, reference))
     last_slot = config.algo.score_placement == "last_slot"
     advantages = np.zeros(mask.shape)
     for row, real in enumerate(mask):
@@ -150,9 +152,14 @@ def test_advantages_and_returns_equal_a_loop(
     )
     config = dataclasses.replace(tiny_config, algo=algo)
     rollout, scores = hand_made(config), jnp.array([2.0, -1.0])
-    make = jax.jit(functools.partial(ppo.make_experience, tiny_model, config))
-    experience, _ = make(start, rollout, scores, frozen)
-    expected = loop_advantages(config, experience, rollout, np.asarray(scores), algo.kl_coef)
+    make = jax.jit(functools.partial(make_experience, tiny_model, config))
+    experience, _ = make(start, rollout, scores, frozen.reference)
+    reference, _ = completion_log_probs(
+        tiny_model, frozen.reference, rollout, config.sampling.temperature
+    )
+    expected = loop_advantages(
+        config, experience, reference, rollout, np.asarray(scores), algo.kl_coef
+    )
     mask = np.asarray(rollout.completion_mask)
     returns = expected + np.asarray(experience.values)
     np.testing.assert_allclose(np.asarray(experience.returns)[mask], returns[mask], atol=1e-5)
@@ -162,11 +169,23 @@ def test_advantages_and_returns_equal_a_loop(
     np.testing.assert_allclose(found[mask], expected[mask], atol=1e-4)
 
 
+@pytest.mark.parametrize("placement", ["last_token", "last_slot"])
+def test_whitened_rewards_keep_the_score(tiny_config, tiny_model, start, frozen, placement):
+    algo = dataclasses.replace(tiny_config.algo, score_placement=placement, whiten_rewards=True)
+    config = dataclasses.replace(tiny_config, algo=algo)
+    make = jax.jit(functools.partial(make_experience, tiny_model, config))
+    high, low = (
+        make(start, hand_made(config), jnp.array([1.0, score]), frozen.reference)[0].returns[1]
+        for score in (4.0, -4.0)
+    )
+    assert float(jnp.min(jnp.abs(high - low)[:3])) > 0.1
+
+
 def test_both_sources_of_behaviour_log_probs_agree(tiny_config, tiny_model, rollout, start, frozen):
     algo = dataclasses.replace(tiny_config.algo, behavior_log_probs="forward")
     config = dataclasses.replace(tiny_config, algo=algo)
-    make = jax.jit(functools.partial(ppo.make_experience, tiny_model, config))
-    experience, _ = make(start, rollout, jnp.zeros(8), frozen)
+    make = jax.jit(functools.partial(make_experience, tiny_model, config))
+    experience, _ = make(start, rollout, jnp.zeros(8), frozen.reference)
     close(experience.rollout.behavior_log_probs, rollout.behavior_log_probs)
 
 

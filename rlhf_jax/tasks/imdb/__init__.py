@@ -22,6 +22,7 @@ from rlhf_jax.tasks.imdb.votes import Votes, bayes_accuracy, draw_votes, split_g
 from rlhf_jax.tasks.judge import Judge, accuracy, cached_judge
 from rlhf_jax.tasks.packages import fetch
 from rlhf_jax.tasks.protocol import Task
+from rlhf_jax.tasks.tokens import BOS, EOS, PAD, chunk, closed, pack, pad_rows
 from rlhf_jax.types import PairBatch, Sequences
 
 HELDOUT_REVIEWS = 0.1
@@ -121,9 +122,9 @@ def _texts(config: ImdbConfig, split: Split, rng: np.random.Generator) -> Sequen
     """Reviews in chunks and whole snippets, packed into rows of `text_length`."""
     length = config.text_length
     bodies = split.review_tokens + split.snippet_tokens
-    pieces = [piece for body in bodies for piece in tok.chunk(body, length)]
-    rows = tok.pack((pieces[i] for i in rng.permutation(len(pieces))), length)
-    return tok.pad_rows([rows[i] for i in rng.permutation(len(rows))], length)
+    pieces = [piece for body in bodies for piece in chunk(body, length)]
+    rows = pack((pieces[i] for i in rng.permutation(len(pieces))), length)
+    return pad_rows([rows[i] for i in rng.permutation(len(rows))], length)
 
 
 def _pairs(
@@ -135,15 +136,15 @@ def _pairs(
     that has only seen finished texts cannot be trusted on completions cut at a fixed length.
     """
     length = config.pair_length
-    table = tok.pad_rows([tok.closed(t[: length - 2]) for t in split.snippet_tokens], length)
+    table = pad_rows([closed(t[: length - 2]) for t in split.snippet_tokens], length)
     tokens, mask = np.asarray(table.tokens), np.asarray(table.mask)
     number = len(votes.margin)
     unfinished = np.zeros(number, bool) if rng is None else rng.random(number) < 0.5
 
     def take(rows: np.ndarray) -> Sequences:
-        cut = unfinished[:, None] & (tokens[rows] == tok.EOS)
+        cut = unfinished[:, None] & (tokens[rows] == EOS)
         return Sequences(
-            tokens=np.where(cut, tok.PAD, tokens[rows]),  # pyright: ignore[reportArgumentType]
+            tokens=np.where(cut, PAD, tokens[rows]),  # pyright: ignore[reportArgumentType]
             mask=mask[rows] & ~cut,  # pyright: ignore[reportArgumentType]
         )
 
@@ -156,8 +157,8 @@ def _prompts(config: ImdbConfig, split: Split, rng: np.random.Generator) -> Sequ
     longer = [t for t in split.review_tokens if len(t) > config.max_prompt]
     order = rng.permutation(len(longer))[: config.num_prompts]
     sizes = rng.integers(config.min_prompt, config.max_prompt + 1, len(order))
-    rows = [[tok.BOS, *longer[i][:size]] for i, size in zip(order, sizes)]
-    return tok.pad_rows(rows, config.max_prompt + 1, left=True)
+    rows = [[BOS, *longer[i][:size]] for i, size in zip(order, sizes)]
+    return pad_rows(rows, config.max_prompt + 1, left=True)
 
 
 def _judge_facts(

@@ -60,12 +60,10 @@ def _check(config: JsonlConfig) -> None:
     rows = 'a file of {"prompt": ...} lines'
     if not config.prompts:
         raise ConfigError("task.prompts", config.prompts, f"{rows} is needed")
-    if not config.preferences and config.reward == "reward_model":
-        wanted = "a file of preference lines is needed to fit a reward model, or set task.reward"
+    if not config.preferences:
+        wanted = 'a file of {"prompt": ..., "chosen": ..., "rejected": ...} lines is needed'
+        wanted += ": a reward model is fitted to it whatever task.reward is"
         raise ConfigError("task.preferences", config.preferences, wanted)
-    if not config.preferences and not config.text:
-        wanted = "a file of texts to learn from is needed where there are no preferences"
-        raise ConfigError("task.text", config.text, wanted)
     if not 0.0 < config.heldout < 1.0:
         raise ConfigError("task.heldout", config.heldout, "a share above 0 and below 1")
     if config.max_prompt < 1:
@@ -80,10 +78,8 @@ def _read(config: JsonlConfig, issues: Issues, chat_template: str) -> Files:
     prompts = issues.check(
         read_rows("task.prompts", config.prompts, issues), lambda row: parse_prompt(row, render)
     )
-    preferences: list[Row] = []
-    if config.preferences:
-        rows = read_rows("task.preferences", config.preferences, issues)
-        preferences = issues.check(rows, lambda row: parse_preference(row, render))
+    rows = read_rows("task.preferences", config.preferences, issues)
+    preferences = issues.check(rows, lambda row: parse_preference(row, render))
     return Files(prompts, preferences, _read_text(config.text, issues) if config.text else [])
 
 
@@ -95,7 +91,7 @@ def _read_text(name: str, issues: Issues) -> list[Row]:
 
 
 def _all_text(files: Files) -> list[str]:
-    answers = [part for row in files.preferences for part in row.value]
+    answers = [part for row in files.preferences for part in row.value.texts()]
     return [row.value for row in files.prompts] + answers + [row.value for row in files.texts]
 
 
@@ -110,9 +106,9 @@ def _fit(
     def pair(p: Preference) -> Fitted:
         # Without a prompt a pair is a group of its own.
         group = p.prompt if p.prompt.strip() else f"{p.chosen}\0{p.rejected}"
-        return fit_pair(
-            group, encode(p.prompt), encode(p.chosen), encode(p.rejected), config.text_length
-        )
+        answers = encode(p.chosen), encode(p.rejected)
+        fitted = fit_pair(group, encode(p.prompt), *answers, config.text_length)
+        return fitted._replace(margin=p.margin)
 
     return Rows(
         [row.value for row in issues.check(files.prompts, prompt)],

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from rlhf_jax.config import JsonlConfig
-from rlhf_jax.tasks import tokenizer as tok
 from rlhf_jax.tasks.jsonl.fit import Fitted, assign_sides, split
+from rlhf_jax.tasks.tokens import chunk, pack, pad_rows
 from rlhf_jax.types import PairBatch, Sequences
 
 
@@ -32,14 +32,12 @@ class Side(NamedTuple):
 def both_sides(config: JsonlConfig, rows: Rows) -> tuple[Side, Side]:
     """Training and held-out arrays; no prompt is on both sides, whichever file it is in.
 
-    Raises: DataError where a side would be empty.
+    Raises: DataError where a side would be too small.
     """
     sides: dict[str, bool] = {}
-    pair_rows: tuple[list[int], list[int]] = ([], [])
-    if rows.pairs:
-        groups = [pair.group for pair in rows.pairs]
-        assign_sides(groups, config.heldout, config.data_seed, sides)
-        pair_rows = split("preferences", "task.preferences", groups, sides)
+    groups = [pair.group for pair in rows.pairs]
+    assign_sides(groups, config.heldout, config.data_seed, sides)
+    pair_rows = split("preferences", "task.preferences", groups, sides)
     names = [text for text, _ in rows.prompts]
     assign_sides(names, config.heldout, config.data_seed, sides)
     prompt_rows = split("prompts", "task.prompts", names, sides)
@@ -49,9 +47,9 @@ def both_sides(config: JsonlConfig, rows: Rows) -> tuple[Side, Side]:
 
     def arrays(side: int) -> Side:
         return Side(
-            tok.pad_rows(prompts[side], config.max_prompt + 1, left=True),
+            pad_rows(prompts[side], config.max_prompt + 1, left=True),
             _pair_batch(pairs[side], config.text_length),
-            tok.pad_rows(texts[side], config.text_length),
+            pad_rows(texts[side], config.text_length),
         )
 
     return arrays(0), arrays(1)
@@ -64,14 +62,14 @@ def _texts(config: JsonlConfig, rows: Rows) -> list[list[list[int]]]:
     assign_sides(names, config.heldout, config.data_seed, sides)
     length = config.text_length
     return [
-        tok.pack((piece for i in side for piece in tok.chunk(rows.texts[i][1], length)), length)
-        for side in split("texts", "task.text", names, sides)
+        pack((piece for i in side for piece in chunk(rows.texts[i][1], length)), length)
+        for side in split("texts", "task.text", names, sides, least=1)
     ]
 
 
 def _pair_batch(pairs: Sequence[Fitted], length: int) -> PairBatch:
     return PairBatch(
-        chosen=tok.pad_rows([p.chosen for p in pairs], length),
-        rejected=tok.pad_rows([p.rejected for p in pairs], length),
-        margin=np.zeros(len(pairs), np.float32),  # pyright: ignore[reportArgumentType]
+        chosen=pad_rows([p.chosen for p in pairs], length),
+        rejected=pad_rows([p.rejected for p in pairs], length),
+        margin=np.array([p.margin for p in pairs], np.float32),  # pyright: ignore[reportArgumentType]
     )

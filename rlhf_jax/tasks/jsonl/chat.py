@@ -10,7 +10,7 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rlhf_jax.config import ConfigError
-from rlhf_jax.tasks.jsonl.rows import BadRow, check_text, kind
+from rlhf_jax.tasks.jsonl.rows import BadRow, check_number, check_text, kind
 
 # An assistant turn renders as its bare content, so what a policy writes is the answer itself.
 DEFAULT_TEMPLATE = (
@@ -29,6 +29,11 @@ class Preference(NamedTuple):
     prompt: str
     chosen: str
     rejected: str
+    margin: float = 0.0  # how much better the chosen answer is, 0 if unknown
+
+    def texts(self) -> tuple[str, str, str]:
+        """Prompt, chosen and rejected answer."""
+        return self.prompt, self.chosen, self.rejected
 
 
 def make_renderer(template: str = DEFAULT_TEMPLATE) -> Render:
@@ -76,6 +81,8 @@ def parse_prompt(row: dict[str, Any], render: Render) -> str:
 def parse_preference(row: dict[str, Any], render: Render) -> Preference:
     """Prompt and answers of a row; without a "prompt" it is what both answers open with.
 
+    A "margin", if there is one, says by how much the chosen answer is better.
+
     Raises: BadRow.
     """
     chosen, rejected = _get(row, "chosen"), _get(row, "rejected")
@@ -87,7 +94,7 @@ def parse_preference(row: dict[str, Any], render: Render) -> Preference:
     for key in ("chosen", "rejected"):
         if not getattr(pair, key).strip():
             raise BadRow(f'"{key}" is empty after the prompt; a non-empty answer is accepted')
-    return pair
+    return pair._replace(margin=check_number("margin", row.get("margin", 0.0)))
 
 
 def _plain(row: dict[str, Any], chosen: object, rejected: object) -> Preference:

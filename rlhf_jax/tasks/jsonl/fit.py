@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from rlhf_jax.tasks import tokenizer as tok
 from rlhf_jax.tasks.jsonl.rows import BadRow, DataError
+from rlhf_jax.tasks.tokens import BOS, closed
 
 
 class Fitted(NamedTuple):
@@ -18,6 +18,7 @@ class Fitted(NamedTuple):
     rejected: list[int]
     prompt_cut: bool = False
     answer_cut: bool = False
+    margin: float = 0.0  # how much better the chosen answer is, 0 if unknown
 
 
 def fit_prompt(tokens: list[int], longest: int) -> list[int]:
@@ -25,7 +26,7 @@ def fit_prompt(tokens: list[int], longest: int) -> list[int]:
     if len(tokens) > longest:
         wanted = f"at most task.max_prompt={longest} are accepted"
         raise BadRow(f'"prompt" has {len(tokens)} tokens; {wanted}')
-    return [tok.BOS, *tokens]
+    return [BOS, *tokens]
 
 
 def fit_pair(
@@ -47,7 +48,7 @@ def fit_pair(
         wanted = "answers that differ earlier, or a larger task.text_length, are accepted"
         raise BadRow(f'"chosen" and "rejected" are the same for {room} tokens; {wanted}')
     opening = prompt[len(prompt) - keep :]
-    rows = tok.closed(opening + one), tok.closed(opening + two)
+    rows = closed(opening + one), closed(opening + two)
     return Fitted(group, *rows, prompt_cut=keep < len(prompt), answer_cut=longest > room)
 
 
@@ -64,16 +65,19 @@ def assign_sides(names: Iterable[str], share: float, seed: int, sides: dict[str,
 
 
 def split(
-    what: str, key: str, names: Sequence[str], sides: dict[str, bool]
+    what: str, key: str, names: Sequence[str], sides: dict[str, bool], least: int = 2
 ) -> tuple[list[int], list[int]]:
-    """Rows to train on and rows held out. Raises: DataError where either side is empty."""
+    """Rows to train on and rows held out.
+
+    Raises: DataError where fewer than `least` rows are left to train on, or none is held out.
+    """
     train = [i for i, name in enumerate(names) if not sides[name]]
     heldout = [i for i, name in enumerate(names) if sides[name]]
-    if not (train and heldout):
+    if len(train) < least or not heldout:
         count = len(set(names))
         raise DataError(
-            f"{key}: {len(names)} usable {what} with {count} different prompts or texts cannot be "
-            "split into training and held-out rows; at least 2 different ones are needed"
+            f"{key}: {len(names)} usable {what} with {count} different prompts or texts leave "
+            f"{len(train)} to train on and {len(heldout)} held out; at least {least} and 1 are needed"
         )
     return train, heldout
 

@@ -129,3 +129,16 @@ def check_text(key: str, value: object, *, empty: bool = False) -> str:
     except UnicodeEncodeError:
         raise BadRow(f'"{key}" holds half a surrogate pair; valid Unicode is accepted') from None
     return value
+
+
+def check_number(key: str, value: object) -> float:
+    """`value` if it is a number that float32 can hold. Raises: BadRow.
+
+    >>> check_number("margin", 2)
+    2.0
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadRow(f'"{key}" is {kind(value)}; a number is accepted')
+    if not abs(value) < 3e38:  # nor NaN, which Python's JSON lets pass
+        raise BadRow(f'"{key}" is {str(value)[:20]}; a finite number is accepted')
+    return float(value)

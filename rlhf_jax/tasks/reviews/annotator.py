@@ -11,7 +11,7 @@ from rlhf_jax.tasks.reviews.sampler import (
     draw_openings,
     run_states,
 )
-from rlhf_jax.tasks.reviews.vocabulary import PAD
+from rlhf_jax.tasks.tokens import PAD
 from rlhf_jax.types import PairBatch, Sequences
 
 MAX_REDRAWS = 100

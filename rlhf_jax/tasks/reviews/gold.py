@@ -18,7 +18,8 @@ from rlhf_jax.tasks.reviews.machines import (
     repetition_machine,
     sentiment_machine,
 )
-from rlhf_jax.tasks.reviews.vocabulary import BOS, EOS, PAD, make_codec
+from rlhf_jax.tasks.reviews.vocabulary import make_codec
+from rlhf_jax.tasks.tokens import BOS, EOS, PAD
 from rlhf_jax.types import Array, ScoreFn
 
 

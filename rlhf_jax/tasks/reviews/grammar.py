@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rlhf_jax.tasks.reviews.rules import GrammarError, Rules, Symbols, parse_rules
-from rlhf_jax.tasks.reviews.vocabulary import BOS, EOS, PAD, SPECIAL
+from rlhf_jax.tasks.tokens import BOS, EOS, PAD, SPECIALS
 
 START, FINISHED = 0, 1  # before BOS; after EOS
 MAX_STATES, MAX_DEPTH = 3_000, 100
@@ -45,7 +45,7 @@ def compile_grammar(text: str) -> Grammar:
     ((7, 9), 0.75)
     """
     rules = parse_rules(text)
-    words = (*SPECIAL, *sorted(_terminals(rules)))
+    words = (*SPECIALS, *sorted(_terminals(rules)))
     ids = {word: i for i, word in enumerate(words)}
     root: Belief = (((next(iter(rules)),), 1.0),)
     states: dict[Belief, int] = {root: 2}  # 0 and 1 are START and FINISHED
@@ -87,7 +87,7 @@ def _step(belief: Belief, rules: Rules) -> dict[str, tuple[float, Belief]]:
 
 def _normalise(word: str, rests: dict[Stack, float]) -> tuple[float, Belief]:
     total = sum(rests.values())
-    if word == SPECIAL[EOS]:
+    if word == SPECIALS[EOS]:
         return total, ()
     # Rounding merges beliefs that differ by the order of additions; it is far below any weight.
     return total, tuple(sorted((rest, round(p / total, 12)) for rest, p in rests.items()))
@@ -96,7 +96,7 @@ def _normalise(word: str, rests: dict[Stack, float]) -> tuple[float, Belief]:
 def _expand(stack: Stack, rules: Rules, depth: int) -> list[tuple[float, str, Stack]]:
     """All (probability, first word, remaining stack) of a stack of symbols."""
     if not stack:
-        return [(1.0, SPECIAL[EOS], ())]
+        return [(1.0, SPECIALS[EOS], ())]
     head, rest = stack[0], stack[1:]
     if head not in rules:
         return [(1.0, head, rest)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlhf_jax.tasks.reviews import lexicon
 from rlhf_jax.tasks.reviews.grammar import START, Grammar
-from rlhf_jax.tasks.reviews.vocabulary import BOS, PAD
+from rlhf_jax.tasks.tokens import BOS, PAD
 
 H = TypeVar("H", bound=Hashable)
 

@@ -12,7 +12,7 @@ from rlhf_jax.tasks.reviews.grammar import Grammar
 from rlhf_jax.tasks.reviews.machines import Machine
 from rlhf_jax.tasks.reviews.rules import GrammarError
 from rlhf_jax.tasks.reviews.sampler import run_states
-from rlhf_jax.tasks.reviews.vocabulary import PAD
+from rlhf_jax.tasks.tokens import PAD
 
 MAX_STEPS = 10_000
 

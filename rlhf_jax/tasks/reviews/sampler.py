@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlhf_jax.tasks.reviews.grammar import FINISHED, START, Grammar
-from rlhf_jax.tasks.reviews.vocabulary import PAD
+from rlhf_jax.tasks.tokens import PAD
 
 
 def continue_texts(
@@ -96,18 +96,6 @@ def draw_openings(
     tokens = draw_texts(grammar, count, lengths[1] + 1, rng)
     sizes = rng.integers(lengths[0], lengths[1] + 1, count)[:, None]
     return np.where(np.arange(lengths[1] + 1)[None] <= sizes, tokens, PAD)
-
-
-def pad_left(tokens: np.ndarray) -> np.ndarray:
-    """Moves right padding to the left.
-
-    >>> pad_left(np.array([[1, 7, 0], [1, 7, 8]])).tolist()
-    [[0, 1, 7], [1, 7, 8]]
-    """
-    width = tokens.shape[1]
-    shift = (tokens == PAD).sum(axis=1, keepdims=True)
-    source = np.arange(width)[None] - shift
-    return np.where(source < 0, PAD, np.take_along_axis(tokens, np.maximum(source, 0), axis=1))
 
 
 def append_texts(openings: np.ndarray, rest: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ from rlhf_jax.tasks.reviews import annotator, exact, sampler
 from rlhf_jax.tasks.reviews.films import film_grammar
 from rlhf_jax.tasks.reviews.gold import film_machines, make_gold
 from rlhf_jax.tasks.reviews.grammar import Grammar
-from rlhf_jax.tasks.reviews.vocabulary import PAD, make_codec
+from rlhf_jax.tasks.reviews.vocabulary import make_codec
+from rlhf_jax.tasks.tokens import PAD, pad_rows
 from rlhf_jax.types import PairBatch, ScoreFn, Sequences
 
 NUM_HELDOUT_TEXTS, NUM_EVAL_PROMPTS, MAX_HELDOUT_PAIRS = 2000, 1024, 2048
@@ -92,7 +93,7 @@ def _prompts(
 ) -> Sequences:
     lengths = config.min_prompt, config.max_prompt
     openings = sampler.draw_openings(grammar, count, lengths, rng)
-    return annotator.as_sequences(sampler.pad_left(openings))
+    return pad_rows([row[row != PAD] for row in openings], openings.shape[1], left=True)
 
 
 def _pairs(

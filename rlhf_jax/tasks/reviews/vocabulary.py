@@ -6,9 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from rlhf_jax.tasks.protocol import TextCodec
-
-PAD, BOS, EOS = 0, 1, 2  # padding has its own id, so an end of text is never mistaken for it
-SPECIAL = ("<pad>", "<bos>", "<eos>")
+from rlhf_jax.tasks.tokens import BOS, EOS, PAD, SPECIALS
 
 
 class UnknownWordError(ValueError):
@@ -21,23 +19,23 @@ def make_codec(words: Sequence[str]) -> TextCodec:
     `encode(decode(ids)) == ids` for ids without special tokens.
 
     Args:
-        words: every word by id, [V], starting with `SPECIAL`.
+        words: every word by id, [V], starting with `SPECIALS`.
 
     Raises:
         UnknownWordError: from `encode`, naming the word and the nearest known ones; special
             tokens cannot be written in text.
 
-    >>> codec = make_codec([*SPECIAL, "fine", "it", "was"])
+    >>> codec = make_codec([*SPECIALS, "fine", "it", "was"])
     >>> codec.encode("it was fine"), codec.decode([1, 4, 5, 3, 2, 0])
     ([4, 5, 3], 'it was fine')
     """
-    ids = {word: i for i, word in enumerate(words) if word not in SPECIAL}
+    ids = {word: i for i, word in enumerate(words) if word not in SPECIALS}
 
     def encode(text: str) -> list[int]:
         return [_lookup(ids, word) for word in text.split()]
 
     def decode(tokens: Sequence[int]) -> str:
-        return " ".join(words[int(i)] for i in tokens if int(i) >= len(SPECIAL))
+        return " ".join(words[int(i)] for i in tokens if int(i) >= len(SPECIALS))
 
     return TextCodec(encode, decode, len(words), PAD, BOS, EOS)
 

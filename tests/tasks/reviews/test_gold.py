@@ -9,7 +9,8 @@ from rlhf_jax.tasks.reviews.films import film_grammar
 from rlhf_jax.tasks.reviews.gold import describe, describe_tokens, film_machines, make_gold
 from rlhf_jax.tasks.reviews.optimum import joint_states, product, tilt
 from rlhf_jax.tasks.reviews.sampler import draw_openings, draw_texts
-from rlhf_jax.tasks.reviews.vocabulary import BOS, EOS, PAD, make_codec
+from rlhf_jax.tasks.reviews.vocabulary import make_codec
+from rlhf_jax.tasks.tokens import BOS, EOS, PAD
 
 GOLD = jax.jit(make_gold(film_machines()))
 CODEC = make_codec(film_grammar().words)

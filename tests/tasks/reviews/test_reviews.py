@@ -9,7 +9,8 @@ from rlhf_jax.tasks.reviews import make_reviews
 from rlhf_jax.tasks.reviews.annotator import preference_probs
 from rlhf_jax.tasks.reviews.films import film_grammar
 from rlhf_jax.tasks.reviews.sampler import log_prob
-from rlhf_jax.tasks.reviews.vocabulary import BOS, EOS, PAD, UnknownWordError
+from rlhf_jax.tasks.reviews.vocabulary import UnknownWordError
+from rlhf_jax.tasks.tokens import BOS, EOS, PAD
 
 SMALL = ReviewsConfig(num_texts=500, num_pairs=600, num_prompts=300)
 

@@ -1,0 +1,143 @@
+"""Hydra's and OmegaConf's errors in the form `key=value: what would be accepted`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import shlex
+import typing
+from collections.abc import Collection, Iterator, Sequence
+from importlib import resources
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+import configs
+from experiments._overrides import key_of, literal, split, typed_value, value_of
+from rlhf_jax.config import ConfigError, UserError
+
+TYPES = {int: "an int", float: "a float", bool: "true or false", str: "text"}
+HYDRA = {  # how its messages name the key: what is accepted
+    r"Ambiguous value for argument '([^=']+)=": "one value; quote it, or add -m for a run of each",
+    r"Multiple values for ([^\s.]+)\.": "chosen twice; give it once, without +",
+    r"An item is already at '([^']+)'": "this setting exists; leave out the +",
+}
+
+
+def one_line(error: BaseException, arguments: Sequence[str]) -> str:
+    """An error of the user as one line; `arguments` tell the value that was typed."""
+    if isinstance(error, UserError):
+        return str(error)
+    for part in chain(error):
+        if isinstance(part, OverrideParseException):
+            return unreadable(part.override)
+        if isinstance(part, MissingConfigException) and part.options is not None:
+            group, _, name = str(part.missing_cfg_file).rpartition("/")
+            return f"{group}={name}: must be one of {', '.join(shown(part.options))}"
+    causes = [e for e in chain(error) if isinstance(e, OmegaConfBaseException) and e.full_key]
+    if causes:
+        return described(str(causes[-1].full_key), accepted(causes[-1]), arguments)
+    for pattern, wanted in HYDRA.items():
+        if found := re.search(pattern, str(error)):
+            return described(found[1], wanted, arguments)
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def described(key: str, wanted: str, arguments: Sequence[str]) -> str:
+    """`key=value: wanted`, with the value that was typed if there is one."""
+    try:
+        return str(ConfigError(key, typed_value(key, arguments), wanted))
+    except KeyError:
+        return f"{key}: {wanted}"
+
+
+def unreadable(argument: str) -> str:
+    """An argument that is not in Hydra's grammar."""
+    key, equals, value = argument.partition("=")
+    if not equals:
+        return f"{argument}: give it as key=value"
+    return f"{argument}: cannot be read; quote the value: {key}={shlex.quote(literal(value))}"
+
+
+def shown(options: Sequence[str]) -> list[str]:
+    """Config names without the schemas."""
+    return sorted(o for o in options if not o.startswith("base_"))
+
+
+def accepted(error: OmegaConfBaseException) -> str:
+    """What OmegaConf would have accepted."""
+    reason = str(error.msg or error).splitlines()[0]
+    parent, _, name = str(error.full_key).rpartition(".")
+    owner = error.object_type
+    if not dataclasses.is_dataclass(owner):
+        return reason
+    if isinstance(error, ConfigAttributeError | ConfigKeyError):
+        return unknown(parent, name, owner)
+    if "does not support deletion" in reason:
+        return "cannot be removed; give it a value"
+    kind = typing.get_type_hints(owner).get(name)
+    return type_name(kind) if isinstance(error, ValidationError) and kind else reason
+
+
+def unknown(parent: str, name: str, owner: object) -> str:
+    """The settings there are beside one that there is not."""
+    names = [f.name for f in dataclasses.fields(owner)]  # pyright: ignore[reportArgumentType]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {'.'.join(filter(None, (parent, close[0])))}? " if close else ""
+    return f"unknown key; {hint}accepted: {', '.join(names)}"
+
+
+def type_name(kind: object) -> str:
+    """What must be given for a field of a type.
+
+    >>> type_name(bool), type_name(typing.Optional[int])
+    ('must be true or false', 'must be an int or null')
+    """
+    if dataclasses.is_dataclass(kind):
+        names = ", ".join(f.name for f in dataclasses.fields(kind))
+        return f"a group of settings; give one of them: {names}"
+    names = [TYPES.get(k, "null") for k in typing.get_args(kind) or (kind,)]
+    return f"must be {' or '.join(names)}"
+
+
+def check_keys(node: DictConfig, parent: str = "") -> None:
+    """Refuses what `+key=value` added to a schema.
+
+    Raises:
+      ConfigError: for the first such key.
+    """
+    owner = OmegaConf.get_type(node)
+    for name in map(str, node):
+        child = node._get_node(name)
+        if dataclasses.is_dataclass(owner) and name not in {
+            f.name for f in dataclasses.fields(owner)
+        }:
+            key = ".".join(filter(None, (parent, name)))
+            value = OmegaConf.to_container(node, resolve=False)[name]  # pyright: ignore
+            raise ConfigError(key, value, unknown(parent, name, owner))
+        if isinstance(child, DictConfig) and not child._is_none():
+            check_keys(child, ".".join(filter(None, (parent, name))))
+
+
+def check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
+    """Refuses `group=null`, which Hydra answers with a traceback."""
+    for argument in split(arguments)[0]:
+        group = key_of(argument)
+        if group in groups and "=" in argument and value_of(argument) is None:
+            folder = resources.files(configs) / group
+            names = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
+            raise ConfigError(group, None, f"must be one of {', '.join(names)}")

@@ -1,0 +1,100 @@
+"""What a finished run tells: numbers before and after, and completions side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rlhf_jax.config import RLHFConfig
+from rlhf_jax.tasks.protocol import Task
+from rlhf_jax.train.evaluate import Evaluation
+from rlhf_jax.train.loop import Session
+from rlhf_jax.train.pipeline import Outcome
+from rlhf_jax.train.scoring import ScoreHost, prompt_and_completion
+
+Columns = dict[str, np.ndarray]  # metric name to one number a completion
+
+
+def columns(config: RLHFConfig, score_host: ScoreHost | None, evaluation: Evaluation) -> Columns:
+    """Everything known about each completion; `objective/scores` is the reward trained on."""
+    learned, gold = np.asarray(evaluation.reward), np.asarray(evaluation.gold)
+    if score_host is not None:
+        scores = score_host(evaluation.rollout)
+    else:
+        scores = gold if config.task.reward == "gold" else learned
+    found = {"objective/scores": scores}
+    if config.task.reward != "reward_model":
+        found["reward_model/score"] = learned
+    return found | {
+        "objective/kl": np.asarray(evaluation.kl),
+        "policy/entropy_avg": np.asarray(evaluation.entropy),
+        "tokens/completion_length": np.asarray(evaluation.length),
+    }
+
+
+def numbers(
+    config: RLHFConfig, task: Task, score_host: ScoreHost | None, evaluation: Evaluation
+) -> dict[str, float]:
+    """Means over the completions, with the spread of the gold reward."""
+    found = {} if task.gold is None else {"gold/score": float(np.mean(evaluation.gold))}
+    found |= {k: float(np.mean(v)) for k, v in columns(config, score_host, evaluation).items()}
+    ended = np.any(evaluation.rollout.completion_tokens == task.codec.eos_id, axis=1)
+    found["tokens/finished"] = float(np.mean(ended))
+    if task.gold is not None:
+        found["gold/std"] = float(np.std(evaluation.gold))
+    if task.judge is not None:
+        completions = [text for _, text in prompt_and_completion(task.codec, evaluation.rollout)]
+        positive = np.asarray(task.judge(completions))
+        found["judge/score"] = float(np.mean(positive))
+        found["judge/positive"] = float(np.mean(positive > 0.5))
+    return found
+
+
+def summarize(
+    config: RLHFConfig,
+    task: Task,
+    session: Session,
+    outcome: Outcome,
+    score_host: ScoreHost | None,
+) -> dict[str, Any]:
+    """The content of summary.json, but for versions and hardware."""
+    adaptive = config.algo.kl_controller == "adaptive"
+    return {
+        "task": config.task.name,
+        "seed": config.seed,
+        "before": numbers(config, task, score_host, outcome.before),
+        "after": numbers(config, task, score_host, outcome.after),
+        "facts": dict(task.facts),
+        "stages": session.stages,
+        "kl_target": config.algo.kl_target if adaptive else None,
+    }
+
+
+def side_by_side(
+    config: RLHFConfig, task: Task, outcome: Outcome, score_host: ScoreHost | None
+) -> list[dict[str, Any]]:
+    """Each evaluation prompt with its completion before and after, and their scores."""
+    sides = {"before": outcome.before, "after": outcome.after}
+    texts = {k: prompt_and_completion(task.codec, e.rollout) for k, e in sides.items()}
+    scores = {k: shown_columns(config, task, score_host, e) for k, e in sides.items()}
+    rows = []
+    for i, (prompt, _) in enumerate(texts["before"]):
+        row: dict[str, Any] = {"prompt": prompt}
+        for side in sides:
+            row[side] = texts[side][i][1]
+            row[f"{side}_scores"] = {k: float(v[i]) for k, v in scores[side].items()}
+        rows.append(row)
+    return rows
+
+
+def shown_columns(
+    config: RLHFConfig, task: Task, score_host: ScoreHost | None, evaluation: Evaluation
+) -> Columns:
+    """What is told about single completions."""
+    found = columns(config, score_host, evaluation)
+    wanted = ("objective/scores", "reward_model/score", "objective/kl")
+    kept = {k: v for k, v in found.items() if k in wanted}
+    if task.gold is None or config.task.reward == "gold":
+        return kept
+    return {"gold/score": np.asarray(evaluation.gold)} | kept
