@@ -4,13 +4,15 @@
     python -m benchmarks.pipeline imdb --seeds 1
 
 Each seed is an ordinary run of `experiments.rlhf`, one after the other, without cached stages;
-the numbers are read from the records it leaves. Writes benchmarks/results/pipeline_TASK.json.
+the numbers are read from the records it leaves. Writes
+benchmarks/results/pipeline_TASK.json and docs/TASK.png.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -37,6 +39,7 @@ TARGETS = {
     ],
 }
 RESULTS = Path(__file__).parent / "results"
+PICTURES = Path(__file__).parents[1] / "docs"
 
 
 def run_seed(task: str, seed: int, folder: Path, overrides: list[str]) -> Path:
@@ -109,8 +112,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="settings of experiments.rlhf")
     args = parser.parse_args()
     seeds = range(args.seeds)
-    rows = [measure(run_seed(args.task, s, args.folder, args.overrides)) for s in seeds]
+    runs = [run_seed(args.task, s, args.folder, args.overrides) for s in seeds]
+    rows = [measure(run) for run in runs]
     RESULTS.mkdir(exist_ok=True)
+    shutil.copy(runs[0] / "plots" / "overview.png", PICTURES / f"{args.task}.png")
     (RESULTS / f"pipeline_{args.task}.json").write_text(json.dumps(rows, indent=2) + "\n")
     show(rows)
     missed = misses(args.task, rows)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments._errors import check_choices, check_keys, one_line
-from experiments._resume import check_free, resumed, settings_files
+from experiments._resume import MULTIRUN, check_free, resumed, settings_files
 from rlhf_jax import config as schemas
 from rlhf_jax.config import ConfigError, UserError
 
@@ -85,6 +85,7 @@ def launch(
 
     main = hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)
     try:
+        sys.argv[1:] = sorted(sys.argv[1:], key=MULTIRUN.__contains__)  # argparse wants it so
         check_choices(sys.argv[1:], GROUPS)
         if resumable:
             check_free(sys.argv[1:])

@@ -70,7 +70,9 @@ def unreadable(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if not equals:
         return f"{argument}: give it as key=value"
-    return f"{argument}: cannot be read; quote the value: {key}={shlex.quote(literal(value))}"
+    remedy = literal(value)
+    remedy = shlex.quote(remedy) if set(remedy) & set('"$`\\!') else f'"{remedy}"'
+    return f"{argument}: cannot be read; quote the value: {key}={remedy}"
 
 
 def shown(options: Sequence[str]) -> list[str]:

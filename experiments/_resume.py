@@ -55,8 +55,8 @@ def resumed(arguments: list[str], groups: Collection[str]) -> list[str]:
     settings = OmegaConf.to_container(config, resolve=False)
     assert isinstance(settings, dict)
     kept = {k: v for k, v in settings.items() if k != "resume" and k not in chosen}
-    further = [a for a in overrides if key_of(a) not in ("task", "hydra.run.dir")]
-    folder = overrides_of({"hydra.run.dir": run})
+    further = [a for a in overrides if key_of(a) not in ("task", "resume", "hydra.run.dir")]
+    folder = overrides_of({"resume": run, "hydra.run.dir": run})
     return [f"task={config.task.name}", *overrides_of(kept), *further, *folder, *flags]
 
 

@@ -20,9 +20,7 @@ QUANTITIES = {
     "reward_model/score": Quantity(
         "reward-model score", "points", "of the learned reward model, where PPO has another reward"
     ),
-    "gold/score": Quantity(
-        "gold reward", "points", "the task's true reward, hidden from training; higher is better"
-    ),
+    "gold/score": Quantity("gold reward", "points", "the task's true reward; higher is better"),
     "objective/kl": Quantity(
         "KL from the start", "nats/text", "how far the policy moved away from the SFT policy"
     ),
@@ -50,7 +48,7 @@ QUANTITIES = {
     "val/ratio_first_error": Quantity(
         "first ratio's error",
         "",
-        "largest |ratio - 1| before anything was learnt; 0 if all is well",
+        "largest |ratio - 1| before anything was learnt",
     ),
     "val/ratio_var": Quantity("spread of ratios", "", "variance of the probability ratio"),
     "val/clipfrac_avg": Quantity("clipped values", "share", "tokens where the value clip acts"),

@@ -6,19 +6,32 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = {
     # what is typed: what the line must contain
-    "algo.updats=3": ["algo.updats", "did you mean algo.updates?"],
-    "nothing=3": ["nothing", "accepted: seed, resume, task, model"],
-    "algo.updates=many": ["algo.updates", "many", "int"],
-    "algo.clip_eps=wide": ["algo.clip_eps", "wide", "float"],
+    "algo.updats=3": ["algo.updats=3: unknown key", "did you mean algo.updates?"],
+    "nothing=3": ["nothing=3", "accepted: seed, resume, task, model"],
+    "+nothing=3": ["error: nothing=3: unknown key", "accepted: seed, resume, task, model"],
+    "+algo.nothing=3": ["error: algo.nothing=3: unknown key", "accepted: name, updates"],
+    "algo={nothing: 3}": ["error: algo.nothing=3: unknown key", "accepted: name, updates"],
+    "+algo.updates=3": ["algo.updates=3", "leave out the +"],
+    "algo.updates=many": ["algo.updates='many': must be an int"],
+    "algo.clip_eps=wide": ["algo.clip_eps='wide': must be a float"],
+    "algo.clip_value=maybe": ["algo.clip_value='maybe': must be true or false"],
+    "sink.project=[1]": ["sink.project=[1]: must be text"],
+    "run.threads=x": ["run.threads='x': must be an int or null"],
+    "sft=3": ["sft=3", "steps, batch_size"],
+    "algo.kl_coef": ["algo.kl_coef: give it as key=value"],
+    "sink.project=a (b": ["sink.project=a (b", "quote the value"],
+    "sink.project=a,b": ["sink.project='a,b'", "quote it"],
     "algo.kl_controller=maybe": ["algo.kl_controller='maybe'", "adaptive, fixed"],
-    "task=poems": ["task=poems", "must be one of imdb, jsonl, reviews"],
-    "model=huge": ["model=huge", "must be one of base, small, tiny"],
+    "task=poems": ["task=poems: must be one of imdb, jsonl, reviews"],
+    "task=null": ["task=None: must be one of imdb, jsonl, reviews"],
+    "model=huge": ["model=huge: must be one of base, small, tiny"],
     "algo.minibatches=3": ["algo.minibatches=3", "must divide algo.batch_size=128"],
-    "task.max_prompt=60": ["model.context=64", "task.max_prompt", "at least 85"],
+    "task.max_prompt=60": ["task.max_prompt=60", "model.context=64", "at least 85"],
     "resume=no/such/run": ["resume='no/such/run'", "not a run directory"],
 }
 
@@ -40,12 +53,19 @@ def error_line(done):
 @pytest.mark.parametrize("argument", CASES)
 def test_a_mistake_is_one_line(tmp_path, argument):
     line = error_line(run(tmp_path, "rlhf", argument))
-    assert [part for part in CASES[argument] if part.lower() not in line.lower()] == [], line
+    assert [part for part in CASES[argument] if part not in line] == [], line
+    assert "base_" not in line
 
 
 GENERATE = {
     "": ["run=None", "give the directory of a finished run"],
     "run=no/such/run": ["run='no/such/run'", "not a run directory"],
+    "run=nameless": ["run='nameless'", "task.name=None", "imdb, jsonl, reviews"],
+    "run=poems": ["run='poems'", "task.name=poems", "imdb, jsonl, reviews"],
+    "run=garbled": ["run='garbled'", "cannot be read"],
+    "run=other": ["run='other'", "not of this version (seed='x': must be an int)"],
+    "+nothing=3": ["nothing=3: unknown key", "accepted: run, prompt"],
+    "seed=4294967296": ["seed=4294967296", "below 2**32"],
     "run=unfinished": ["run='unfinished'", "not finished", "resume=unfinished"],
     "num_samples=0": ["num_samples=0", "above 0"],
     "sampling.temperature=0": ["sampling.temperature=0.0", "above 0"],
@@ -53,14 +73,71 @@ GENERATE = {
 }
 
 
+STORED = {
+    "unfinished": "task:\n  name: reviews\n",
+    "nameless": "seed: 1\n",
+    "poems": "task:\n  name: poems\n",
+    "garbled": "task: [name\n",
+    "other": "seed: x\ntask:\n  name: reviews\n",
+}
+
+
 @pytest.mark.parametrize("argument", GENERATE)
 def test_generate_says_what_it_needs_in_one_line(tmp_path, argument):
-    saved = tmp_path / "unfinished" / ".hydra"
-    saved.mkdir(parents=True)
-    (saved / "config.yaml").write_text("task:\n  name: reviews\n")
+    for name, text in STORED.items():
+        store(tmp_path / name, text)
+    (tmp_path / "other" / "checkpoints").mkdir()
+    (tmp_path / "other" / "checkpoints" / "policy.safetensors").touch()
     line = error_line(run(tmp_path, "generate", *filter(None, [argument])))
-    assert [part for part in GENERATE[argument] if part.lower() not in line.lower()] == [], line
-    assert {p.name for p in tmp_path.iterdir()} == {"unfinished"}  # it leaves nothing behind
+    assert [part for part in GENERATE[argument] if part not in line] == [], line
+    assert {p.name for p in tmp_path.iterdir()} == STORED.keys()  # it leaves nothing behind
+
+
+def store(folder, text):
+    """A run directory with settings."""
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "config.yaml").write_text(text)
+
+
+@pytest.mark.parametrize("typed", ["hydra.run.dir=a run", "hydra.run.dir='a run'"])
+def test_a_taken_directory_is_refused_before_anything_is_written_there(tmp_path, typed):
+    (tmp_path / "a run").mkdir()
+    (tmp_path / "a run" / "metrics.jsonl").touch()
+    line = error_line(run(tmp_path, "rlhf", typed, "resume=null"))
+    wanted = "already holds a run; go on with it by resume=a run, or choose another"
+    assert line == f"error: hydra.run.dir='a run': {wanted}"
+    assert [p.name for p in (tmp_path / "a run").iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_taken_sweep_directory_is_refused(tmp_path):
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    (tmp_path / "sweep" / "0" / "metrics.jsonl").touch()
+    line = error_line(run(tmp_path, "rlhf", "-m", "hydra.sweep.dir=sweep", "seed=1,2"))
+    assert line == "error: hydra.sweep.dir='sweep': already holds runs; choose another"
+    assert [p.name for p in (tmp_path / "sweep").iterdir()] == ["0"]
+
+
+def test_every_failed_job_has_a_line_with_its_directory(tmp_path):
+    done = run(tmp_path, "rlhf", "seed=-1,-2", "-m", "hydra.sweep.dir=sweep", "algo.updates=1")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"error: sweep/{job}: seed={seed}: must be 0 or above and below 2**32"
+        for job, seed in enumerate((-1, -2))
+    ]
+
+
+def test_two_starts_in_one_second_have_their_own_directories():
+    node = OmegaConf.load(ROOT / "configs" / "rlhf.yaml").hydra
+    raw = OmegaConf.to_container(node, resolve=False)
+    assert "%f" in raw["run"]["dir"] and "%f" in raw["sweep"]["dir"]
+
+
+def test_a_refused_change_is_not_stored(tmp_path):
+    store(tmp_path / "run", "seed: 3\ntask:\n  name: reviews\n")
+    line = error_line(run(tmp_path, "rlhf", "resume=run", "algo.updates=-1"))
+    assert line == "error: algo.updates=-1: must be above 0"
+    stored = (tmp_path / "run" / ".hydra" / "config.yaml").read_text()
+    assert stored == "seed: 3\ntask:\n  name: reviews\n"
 
 
 def test_help_names_every_group(tmp_path):

@@ -90,7 +90,7 @@ def test_samples_are_side_by_side_with_scores(finished):
 
 def test_the_console_shows_the_comparison_and_the_folder(finished):
     out = finished[1].stdout
-    assert "gold reward" in out and "reward-model score" in out and "run" in out
+    assert "gold reward" in out and "score trained on" in out and "run" in out
     assert finished[1].stderr == ""
 
 
@@ -109,10 +109,23 @@ def test_resuming_a_finished_run_adds_no_rows(finished):
 
 
 def test_a_directory_with_another_run_is_refused(finished):
-    done = rlhf(finished[0], "hydra.run.dir=run")
-    assert done.returncode == 2
+    settings = finished[0] / "run" / ".hydra" / "config.yaml"
+    before = settings.read_text()
+    done = rlhf(finished[0], "hydra.run.dir=run", "algo.updates=9")
+    assert done.returncode == 2 and settings.read_text() == before
     assert "already holds a run; go on with it by resume=" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_runs_one_after_the_other_and_the_failed_one_is_named(finished):
+    done = rlhf(finished[0], "-m", "seed=0,-1", "hydra.sweep.dir=sweep", "run.progress=false")
+    assert done.returncode == 2
+    wanted = "error: sweep/1: seed=-1: must be 0 or above and below 2**32"
+    assert done.stderr.splitlines() == [wanted]
+    first, alone = (
+        json.loads((finished[0] / name / "summary.json").read_text()) for name in ("sweep/0", "run")
+    )
+    assert first["after"] == alone["after"]
 
 
 def test_generate_answers_a_file_of_prompts(finished):

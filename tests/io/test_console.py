@@ -76,7 +76,7 @@ def test_comparison_has_labels_units_and_changes(width):
     text = output(screen)
     assert re.search(r"gold reward +0\.5 +1\.75 +\+1\.25 +points", text)
     assert re.search(r"KL from the start +0 +- +nats/text", text)
-    assert ("hidden from training" in text) == (width == 140)
+    assert ("the task's true reward" in text) == (width == 140)
     assert max(map(len, text.splitlines())) <= width
 
 

@@ -165,7 +165,7 @@ def _render_conversation(
                 "an assistant answer, and a template that only adds to the end, are accepted"
             )
         answers.append(whole[len(opening) :])
-    return Preference(opening, *answers)
+    return Preference(opening, answers[0], answers[1])
 
 
 def _differ(same: bool) -> None:

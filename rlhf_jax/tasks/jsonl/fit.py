@@ -37,7 +37,7 @@ def fit_pair(
     The prompt loses its start first; only an answer longer than `length` alone loses its end.
     Raises: BadRow where nothing would be left of the difference between the answers.
 
-    >>> fit_pair("", [5, 6, 7], [8], [9, 9], 6)[1:]
+    >>> fit_pair("", [5, 6, 7], [8], [9, 9], 6)[1:5]
     ([1, 6, 7, 8, 2], [1, 6, 7, 9, 9, 2], True, False)
     """
     room = length - 2  # BOS and EOS
@@ -77,7 +77,8 @@ def split(
         count = len(set(names))
         raise DataError(
             f"{key}: {len(names)} usable {what} with {count} different prompts or texts leave "
-            f"{len(train)} to train on and {len(heldout)} held out; at least {least} and 1 are needed"
+            f"{len(train)} to train on and {len(heldout)} held out; "
+            f"at least {least} and 1 are needed"
         )
     return train, heldout
 
