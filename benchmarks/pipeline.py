@@ -110,7 +110,7 @@ def main() -> None:
     now = time.strftime("%Y-%m-%d_%H-%M-%S")
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks") / now)
     parser.add_argument("overrides", nargs="*", help="settings of experiments.rlhf")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     seeds = range(args.seeds)
     runs = [run_seed(args.task, s, args.folder, args.overrides) for s in seeds]
     rows = [measure(run) for run in runs]
