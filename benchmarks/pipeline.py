@@ -56,10 +56,12 @@ def measure(run_dir: Path) -> dict[str, float]:
     summary = json.loads((run_dir / "summary.json").read_text())
     ppo = load_metrics(run_dir / "metrics.jsonl")["ppo"]
     before, after, facts = summary["before"], summary["after"], summary["facts"]
+    # With run.cache=true a stage may come from an earlier run: its training still counts.
+    cached = sum(s["seconds"] for s in summary["stages"].values() if s.get("cached"))
     kl = np.asarray(ppo["objective/kl"])
     row = {
         "seed": summary["seed"],
-        "seconds": summary["seconds"],
+        "seconds": summary["seconds"] + cached,
         "heldout_loss": summary["stages"]["sft"]["final"]["heldout_loss"],
         "rm_accuracy": summary["stages"]["reward_model"]["final"]["heldout_accuracy"],
         "bayes_accuracy": facts["bayes_pair_accuracy"],

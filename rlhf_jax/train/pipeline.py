@@ -97,14 +97,20 @@ def cached_stage(
     if found:
         note(f"{name}: an earlier run trained the same; taken from the cache (run.cache=false)")
         params, info = jax.device_put(found[0]), dict(found[1])
+        earlier = info.pop("rows")
         session.stages[name] = info | {"cached": True}
-        if not any(row.get("stage") == name for row in read_rows(session.run_dir.metrics)):
-            place = {"stage": name, "update": info["update"], "seconds": 0.0}
-            session.sink.log(place | info["final"])
+        if not rows_of(session, name):
+            for row in earlier:  # so that the record and the plots are whole
+                session.sink.log(row)
     else:
         params = train()
         info = session.stages[name]
         if cache:
-            cache.put(key, params, info)
+            cache.put(key, params, info | {"rows": rows_of(session, name)})
     save_params(session.run_dir.params(name), params)
     return params
+
+
+def rows_of(session: Session, stage: str) -> list[dict[str, Any]]:
+    """What metrics.jsonl holds of a stage."""
+    return [row for row in read_rows(session.run_dir.metrics) if row.get("stage") == stage]

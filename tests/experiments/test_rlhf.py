@@ -108,6 +108,20 @@ def test_resuming_a_finished_run_adds_no_rows(finished):
     assert first["after"] == second["after"]
 
 
+def test_stages_from_the_cache_bring_their_curves(finished):
+    folder, _ = finished
+    done = rlhf(folder, "hydra.run.dir=second", "algo.updates=1")
+    assert done.returncode == 0, done.stderr
+    assert "sft: an earlier run trained the same" in done.stdout
+    first, second = (
+        [r for r in rows(folder / name / "metrics.jsonl") if r["stage"] != "ppo"]
+        for name in ("run", "second")
+    )
+    assert first == second
+    summary = json.loads((folder / "second" / "summary.json").read_text())
+    assert summary["stages"]["sft"]["cached"] and "rows" not in summary["stages"]["sft"]
+
+
 def test_a_directory_with_another_run_is_refused(finished):
     settings = finished[0] / "run" / ".hydra" / "config.yaml"
     before = settings.read_text()
