@@ -58,11 +58,13 @@ def stage_progress(
 
 
 def short_number(value: float) -> str:
-    """Three significant digits, without needless zeros or exponents.
+    """Three significant digits, without needless zeros or exponents; rounding errors are 0.
 
-    >>> [short_number(x) for x in (0.0123456, 1.0, 12.345, 12345.6, 3e-5)]
-    ['0.0123', '1', '12.3', '12346', '3e-05']
+    >>> [short_number(x) for x in (0.0123456, 1.0, 12.345, 12345.6, 3e-5, -5e-9)]
+    ['0.0123', '1', '12.3', '12346', '3e-05', '0']
     """
+    if abs(value) < 1e-6:
+        return "0"
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
