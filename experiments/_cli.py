@@ -96,6 +96,8 @@ def launch(
         failures.append(one_line(error, sys.argv[1:]))
     except KeyboardInterrupt:
         failures.append("interrupted")
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        failures.append(f"{error.filename}: {error.strerror}")
     finally:  # of an error of another kind too: other jobs may have failed before it
         for failure in failures:
             print(f"error: {failure}", file=sys.stderr)

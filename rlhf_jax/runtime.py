@@ -67,8 +67,8 @@ def connect(run: RunConfig) -> str:
 
     try:
         return jax.devices()[0].device_kind
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError) as error:  # jax asserts where a plugin is missing
+        reason = (str(error) or "no such platform").splitlines()[0]
         raise ConfigError(
             "run.device", run.device, f"not usable here ({reason}); use cpu"
         ) from None

@@ -138,11 +138,16 @@ def restore(
 
 def check_settings(stage: Stage, saved: Mapping[str, Any]) -> None:
     """Refuses to go on from a checkpoint that other settings made."""
-    old, new = dict(flat(saved)), dict(flat(json.loads(json.dumps(stage.settings))))
-    changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    if changed:
-        listed = ", ".join(f"{k}: {old.get(k)} then, {new.get(k)} now" for k in changed[:5])
+    listed = differences(saved, stage.settings)
+    if listed:
         raise UserError(f"resume: stage {stage.name} was begun with other settings ({listed})")
+
+
+def differences(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Which settings are not what they were, as text; empty if all are."""
+    old, new = dict(flat(saved)), dict(flat(json.loads(json.dumps(settings))))
+    changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    return ", ".join(f"{k}: {old.get(k)} then, {new.get(k)} now" for k in changed[:5])
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

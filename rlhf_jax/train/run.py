@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from rlhf_jax.io.sinks import Sink, make_sinks
 from rlhf_jax.report.plots import plot_run
 from rlhf_jax.tasks import make_task
 from rlhf_jax.tasks.rewards import RewardFn, load_reward
-from rlhf_jax.train.loop import Session
+from rlhf_jax.train.loop import Session, differences
 from rlhf_jax.train.pipeline import make_pipeline, run_pipeline
 from rlhf_jax.train.records import side_by_side, summarize
 from rlhf_jax.train.scoring import host_score
+
+FREE_ON_RESUME = ("resume", "run", "sink", "eval")  # may change when a run goes on
 
 
 def run_rlhf(config: RLHFConfig, path: Path) -> None:
@@ -56,7 +59,15 @@ def new_or_resumed(config: RLHFConfig, path: Path) -> RunDir:
     if run_dir.metrics.exists() and config.resume is None:
         accepted = f"already holds a run; go on with it by resume={path}, or choose another"
         raise ConfigError("hydra.run.dir", str(path), accepted)
-    return run_dir.create()
+    begun = run_dir.path / "settings.json"
+    decisive = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE_ON_RESUME}
+    listed = differences(json.loads(begun.read_text()), decisive) if begun.exists() else ""
+    if listed:
+        raise ConfigError("resume", str(path), f"was begun with other settings ({listed})")
+    run_dir.create()
+    if not begun.exists():
+        write_json(begun, decisive)
+    return run_dir
 
 
 @contextmanager

@@ -108,6 +108,23 @@ def test_resuming_a_finished_run_adds_no_rows(finished):
     assert first["after"] == second["after"]
 
 
+def test_resuming_with_another_setting_is_refused_and_leaves_no_trace(finished):
+    folder, _ = finished
+    shutil.copytree(folder / "run", folder / "other")
+    stored = (folder / "other" / ".hydra" / "config.yaml").read_bytes()
+    done = run(folder, "rlhf", "resume=other", "algo.kl_coef=0.3")
+    assert done.returncode == 2
+    assert "begun with other settings (algo.kl_coef: 0.15 then, 0.3 now)" in done.stderr
+    assert (folder / "other" / ".hydra" / "config.yaml").read_bytes() == stored
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = rlhf(tmp_path, "hydra.run.dir=file/run")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "file/run" in done.stderr
+
+
 def test_stages_from_the_cache_bring_their_curves(finished):
     folder, _ = finished
     done = rlhf(folder, "hydra.run.dir=second", "algo.updates=1")
