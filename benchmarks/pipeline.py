@@ -22,7 +22,7 @@ import numpy as np
 
 from rlhf_jax.report.load import load_metrics
 
-# What a run must reach: number, lowest, highest. Set before any run was made.
+# What a run must reach: number, lowest, highest. Asked of the project before the code was written.
 TARGETS = {
     "reviews": [
         ("loss_over_entropy", 0.0, 1.05),
