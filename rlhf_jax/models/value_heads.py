@@ -31,6 +31,19 @@ def apply_head(head: Params, hidden: Array) -> Array:
     return jnp.einsum("bld,d->bl", hidden, head["weight_d"]) + head["bias"]
 
 
+def standardized_head(head: Params, scores: Array) -> Params:
+    """The head whose scores are `scores` [N], shifted and scaled to mean 0 and variance 1.
+
+    >>> head = {"weight_d": jnp.array([2.0]), "bias": jnp.array(1.0)}
+    >>> hidden = jnp.array([[[1.0], [2.0], [6.0]]])
+    >>> scaled = apply_head(standardized_head(head, apply_head(head, hidden)[0]), hidden)
+    >>> round(float(jnp.mean(scaled)), 5), round(float(jnp.std(scaled)), 5)
+    (0.0, 1.0)
+    """
+    mean, std = jnp.mean(scores), jnp.maximum(jnp.std(scores), 1e-6)
+    return {"weight_d": head["weight_d"] / std, "bias": (head["bias"] - mean) / std}
+
+
 def score_texts(model: Model, params: Params, tokens: Array, mask: Array) -> Array:
     """Reward-model scores [B]: the head read at the last real token of each text [B, L]."""
     hidden = model.apply(params["trunk"], tokens, mask).hidden

@@ -16,6 +16,7 @@ from rlhf_jax.models.functional import Model
 from rlhf_jax.models.transformer import make_transformer
 from rlhf_jax.sampling.decode import generate
 from rlhf_jax.tasks.protocol import TextCodec
+from rlhf_jax.tasks.tokens import pad_rows
 from rlhf_jax.train.evaluate import Evaluation, judge_rollout
 from rlhf_jax.train.ppo import Frozen
 from rlhf_jax.train.scoring import decode_rows
@@ -147,7 +148,7 @@ def answer(answerer: Answerer, prompts: Sequence[str], turn: int = 0) -> list[An
     for batch, start in enumerate(range(0, len(rows), size)):
         taken = rows[start : start + size]
         full = taken + taken[:1] * (size - len(taken))  # repeated rows keep the shape
-        padded = pad_left([encoded[i] for i in full], min(width, longest), answerer.codec.pad_id)
+        padded = pad_rows([encoded[i] for i in full], min(width, longest), left=True)
         tuned, reference = answerer.complete(padded, jax.random.fold_in(key, batch))
         sides = {"tuned": side(answerer, tuned), "reference": side(answerer, reference)}
         # The reference's KL to itself is 0; `log_ratio` keeps how the tuned model sees its text.
@@ -158,17 +159,6 @@ def answer(answerer: Answerer, prompts: Sequence[str], turn: int = 0) -> list[An
                 {"prompt": prompts[i], "sample": (start + k) % answerer.num_samples} | row
             )
     return answers
-
-
-def pad_left(rows: Sequence[Sequence[int]], width: int, pad_id: int) -> Sequences:
-    """Token lists as left-padded arrays [N, width].
-
-    >>> pad_left([[1, 5], [1]], 3, 0).tokens.tolist()
-    [[0, 1, 5], [0, 0, 1]]
-    """
-    tokens = np.array([[pad_id] * (width - len(r)) + list(r) for r in rows], np.int32)
-    mask = np.array([[False] * (width - len(r)) + [True] * len(r) for r in rows])
-    return Sequences(tokens=tokens, mask=mask)  # pyright: ignore[reportArgumentType]
 
 
 def side(answerer: Answerer, evaluation: Evaluation) -> list[dict[str, Any]]:

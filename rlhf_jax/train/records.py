@@ -33,12 +33,10 @@ def columns(config: RLHFConfig, score_host: ScoreHost | None, evaluation: Evalua
     }
 
 
-def numbers(
-    config: RLHFConfig, task: Task, score_host: ScoreHost | None, evaluation: Evaluation
-) -> dict[str, float]:
+def numbers(task: Task, evaluation: Evaluation, known: Columns) -> dict[str, float]:
     """Means over the completions, with the spread of the gold reward."""
     found = {} if task.gold is None else {"gold/score": float(np.mean(evaluation.gold))}
-    found |= {k: float(np.mean(v)) for k, v in columns(config, score_host, evaluation).items()}
+    found |= {k: float(np.mean(v)) for k, v in known.items()}
     ended = np.any(evaluation.rollout.completion_tokens == task.codec.eos_id, axis=1)
     found["tokens/finished"] = float(np.mean(ended))
     if task.gold is not None:
@@ -56,15 +54,15 @@ def summarize(
     task: Task,
     session: Session,
     outcome: Outcome,
-    score_host: ScoreHost | None,
+    known: dict[str, Columns],
 ) -> dict[str, Any]:
     """The content of summary.json, but for versions and hardware."""
     adaptive = config.algo.kl_controller == "adaptive"
     return {
         "task": config.task.name,
         "seed": config.seed,
-        "before": numbers(config, task, score_host, outcome.before),
-        "after": numbers(config, task, score_host, outcome.after),
+        "before": numbers(task, outcome.before, known["before"]),
+        "after": numbers(task, outcome.after, known["after"]),
         "facts": dict(task.facts),
         "stages": session.stages,
         "kl_target": config.algo.kl_target if adaptive else None,
@@ -72,12 +70,12 @@ def summarize(
 
 
 def side_by_side(
-    config: RLHFConfig, task: Task, outcome: Outcome, score_host: ScoreHost | None
+    config: RLHFConfig, task: Task, outcome: Outcome, known: dict[str, Columns]
 ) -> list[dict[str, Any]]:
     """Each evaluation prompt with its completion before and after, and their scores."""
     sides = {"before": outcome.before, "after": outcome.after}
     texts = {k: prompt_and_completion(task.codec, e.rollout) for k, e in sides.items()}
-    scores = {k: shown_columns(config, task, score_host, e) for k, e in sides.items()}
+    scores = {k: shown_columns(config, task, e, known[k]) for k, e in sides.items()}
     rows = []
     for i, (prompt, _) in enumerate(texts["before"]):
         row: dict[str, Any] = {"prompt": prompt}
@@ -89,12 +87,11 @@ def side_by_side(
 
 
 def shown_columns(
-    config: RLHFConfig, task: Task, score_host: ScoreHost | None, evaluation: Evaluation
+    config: RLHFConfig, task: Task, evaluation: Evaluation, known: Columns
 ) -> Columns:
     """What is told about single completions."""
-    found = columns(config, score_host, evaluation)
     wanted = ("objective/scores", "reward_model/score", "objective/kl")
-    kept = {k: v for k, v in found.items() if k in wanted}
+    kept = {k: v for k, v in known.items() if k in wanted}
     if task.gold is None or config.task.reward == "gold":
         return kept
     return {"gold/score": np.asarray(evaluation.gold)} | kept

@@ -20,7 +20,7 @@ from rlhf_jax.tasks import make_task
 from rlhf_jax.tasks.rewards import RewardFn, load_reward
 from rlhf_jax.train.loop import Session, differences
 from rlhf_jax.train.pipeline import make_pipeline, run_pipeline
-from rlhf_jax.train.records import side_by_side, summarize
+from rlhf_jax.train.records import columns, side_by_side, summarize
 from rlhf_jax.train.scoring import host_score
 
 FREE_ON_RESUME = ("resume", "run", "sink", "eval")  # may change when a run goes on
@@ -42,10 +42,13 @@ def run_rlhf(config: RLHFConfig, path: Path) -> None:
     with closing_sinks(config, run_dir) as sink:
         session = Session(run_dir=run_dir, run=config.run, sink=sink)
         outcome = run_pipeline(make_pipeline(config, task, session, score_host))
-    summary = summarize(config, task, session, outcome, score_host)
+    # Once a side: the reward may be a user's function, and a slow one.
+    sides = {"before": outcome.before, "after": outcome.after}
+    known = {side: columns(config, score_host, found) for side, found in sides.items()}
+    summary = summarize(config, task, session, outcome, known)
     summary["seconds"] = time.monotonic() - start
     write_json(run_dir.summary, summary | {"config_hash": config_hash(plain), **run_facts()})
-    samples = side_by_side(config, task, outcome, score_host)
+    samples = side_by_side(config, task, outcome, known)
     write_jsonl(run_dir.samples, samples)
     plot_run(path)
     print_comparison(summary["before"], summary["after"])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from rlhf_jax.config import RLHFConfig, split_dynamic
 from rlhf_jax.io.stage_cache import StageCache
 from rlhf_jax.models.functional import Model
+from rlhf_jax.models.value_heads import standardized_head
 from rlhf_jax.tasks.protocol import Task
 from rlhf_jax.train import ppo, reward_model, sft
 from rlhf_jax.train.evaluate import Evaluation, make_evaluate
@@ -160,10 +161,7 @@ def normalize_reward(pipeline: Pipeline, reference: Params, reward: Params) -> P
     evaluate = jax.jit(make_evaluation(pipeline))
     with pipeline.session.guard("normalising the reward model"):
         scores = evaluate(reference, frozen, prompts, stream(pipeline.key, "normalize")).reward
-        mean, std = jnp.mean(scores), jnp.maximum(jnp.std(scores), 1e-6)
-    head = reward["head"]
-    scaled = {"weight_d": head["weight_d"] / std, "bias": (head["bias"] - mean) / std}
-    return {"trunk": reward["trunk"], "head": scaled}
+    return {"trunk": reward["trunk"], "head": standardized_head(reward["head"], scores)}
 
 
 def first_rows(tree: Any, count: int) -> Any:

@@ -181,6 +181,24 @@ def test_whitened_rewards_keep_the_score(tiny_config, tiny_model, start, frozen,
     assert float(jnp.min(jnp.abs(high - low)[:3])) > 0.1
 
 
+def test_the_loss_adds_values_and_takes_entropy_away(
+    tiny_config, tiny_model, start, rollout, frozen
+):
+    def loss(**coefficients):
+        algo = dataclasses.replace(tiny_config.algo, **coefficients)
+        config = dataclasses.replace(tiny_config, algo=algo)
+        experience, _ = make_experience(
+            tiny_model, config, start, rollout, jnp.arange(8.0), frozen.reference
+        )
+        total, metrics = ppo.ppo_loss(tiny_model, config, start.params, experience)
+        return float(total), {k: float(v) for k, v in metrics.items()}
+
+    total, metrics = loss(vf_coef=0.5, entropy_coef=0.25)
+    expected = metrics["loss/policy_avg"] + 0.5 * metrics["loss/value_avg"]
+    assert metrics["policy/entropy_avg"] > 0.5 and metrics["loss/value_avg"] > 0.01
+    assert total == pytest.approx(expected - 0.25 * metrics["policy/entropy_avg"], rel=1e-5)
+
+
 def test_both_sources_of_behaviour_log_probs_agree(tiny_config, tiny_model, rollout, start, frozen):
     algo = dataclasses.replace(tiny_config.algo, behavior_log_probs="forward")
     config = dataclasses.replace(tiny_config, algo=algo)
