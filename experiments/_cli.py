@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -22,7 +23,11 @@ from rlhf_jax import config as schemas
 from rlhf_jax.config import ConfigError, UserError
 
 SCHEMAS = {
-    ("algo", "base_ppo"): schemas.PPOConfig,
+    ("algo", "base_policy_gradient"): schemas.PolicyGradientConfig,
+    ("algo", "base_preference"): schemas.PreferenceConfig,
+    ("algo", "base_online_dpo"): schemas.OnlineDPOConfig,
+    ("algo", "base_best_of_n"): schemas.BestOfNConfig,
+    ("algo", "base_rejection"): schemas.RejectionConfig,
     ("model", "base_model"): schemas.ModelConfig,
     ("optim", "base_optim"): schemas.OptimConfig,
     ("sink", "base_sink"): schemas.SinkConfig,
@@ -39,7 +44,7 @@ def register_schemas(**primary: type) -> None:
     for (group, name), node in SCHEMAS.items():
         store.store(group=group, name=name, node=thawed(node))
     for name, node in primary.items():
-        store.store(name=name, node=thawed(node))
+        store.store(name=name, node=open_to_choice(thawed(node)))
 
 
 def thawed(schema: type) -> DictConfig:
@@ -55,6 +60,23 @@ def thawed(schema: type) -> DictConfig:
 
     thaw(node)
     return node
+
+
+def open_to_choice(node: DictConfig) -> DictConfig:
+    """The schema of a program without the kind of algorithm that is its default in Python.
+
+    Composing may then put any other kind in its place.
+    """
+    if "algo" in node:
+        node.algo = thawed(schemas.AlgoConfig)
+    return node
+
+
+def kind_of(stored: DictConfig) -> type:
+    """The kind of algorithm that stored settings are of: the one that has all of them."""
+    kinds = [schema for (group, _), schema in SCHEMAS.items() if group == "algo"]
+    fits = lambda kind: set(stored) <= {f.name for f in dataclasses.fields(kind)}
+    return next(filter(fits, kinds), schemas.AlgoConfig)
 
 
 def launch(

@@ -17,7 +17,7 @@ from typing import Optional
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments._cli import SCHEMAS, launch, thawed
+from experiments._cli import SCHEMAS, kind_of, launch, open_to_choice, thawed
 from experiments._errors import one_line
 from experiments._overrides import overrides_of
 from experiments._resume import stored_config
@@ -111,8 +111,9 @@ def load_run_config(run: str | None) -> RLHFConfig:
         raise ConfigError(
             "run", run, f"the run is not finished (no checkpoints/policy.safetensors); {remedy}"
         )
-    schema = thawed(RLHFConfig)
+    schema = open_to_choice(thawed(RLHFConfig))
     schema.task = thawed(SCHEMAS["task", f"base_{stored.task.name}"])
+    schema.algo = thawed(kind_of(stored.algo))
     try:
         return OmegaConf.to_object(OmegaConf.merge(schema, stored))  # pyright: ignore
     except OmegaConfBaseException as error:

@@ -65,6 +65,7 @@ class PairBatch:
     chosen: Sequences  # [N, L]
     rejected: Sequences  # [N, L]
     margin: Array  # [N] float32, how much better the annotator found the chosen one; 0 if unknown
+    prompt_length: Array  # [N] int32, tokens of the prompt both texts begin with, BOS included
 
 
 @record

@@ -32,7 +32,7 @@ def tiny_config():
             layers=1, width=16, heads=2, kv_heads=1, ff_width=32, context=32, dtype="float32"
         ),
         sampling=schemas.SamplingConfig(max_length=6, temperature=0.7),
-        algo=schemas.PPOConfig(updates=10, batch_size=8, epochs=2, minibatches=2),
+        algo=schemas.PolicyGradientConfig(updates=10, batch_size=8, epochs=2, minibatches=2),
         optim=schemas.OptimConfig(learning_rate=3e-3),
     )
 
@@ -49,7 +49,7 @@ def tiny_model(tiny_config):
 def tiny_frozen(tiny_config, tiny_model):
     """A reference and a reward model with different random parameters."""
     from rlhf_jax.models.value_heads import init_head
-    from rlhf_jax.train.ppo import Frozen
+    from rlhf_jax.train.state import Frozen
 
     keys = jax.random.split(jax.random.key(0), 3)
     head = init_head(keys[2], tiny_config.model.width)

@@ -158,7 +158,12 @@ def task_of(text=8, pairs=8, prompts=8, margin=0.0):
     def zeros(width):
         return Sequences(tokens=np.zeros((2, width), int), mask=np.ones((2, width), bool))
 
-    both = PairBatch(chosen=zeros(pairs), rejected=zeros(pairs), margin=np.full(2, margin))
+    both = PairBatch(
+        chosen=zeros(pairs),
+        rejected=zeros(pairs),
+        margin=np.full(2, margin),
+        prompt_length=np.ones(2, np.int32),
+    )
     return FakeTask(zeros(text), zeros(text), both, zeros(prompts))
 
 

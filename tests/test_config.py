@@ -18,14 +18,20 @@ from rlhf_jax.config import (
 DYNAMIC = {
     schemas.OptimConfig: {
         "learning_rate", "final_scale", "beta1", "beta2", "epsilon", "weight_decay",
-        "max_grad_norm",
+        "max_grad_norm", "value_learning_rate",
     },
     schemas.RewardModelConfig: {"margin", "centering_coef"},
     schemas.SamplingConfig: {"temperature"},
-    schemas.PPOConfig: {
+    schemas.PolicyGradientConfig: {
         "clip_eps", "value_clip_eps", "gamma", "gae_lambda", "vf_coef", "entropy_coef", "kl_coef",
-        "kl_target", "kl_horizon", "missing_eos_penalty",
+        "kl_target", "kl_horizon", "missing_eos_penalty", "clip_eps_high", "dual_clip",
+        "penalty_coef", "penalty_target", "log_ratio_clip", "max_mean_ratio", "target_kl",
+        "baseline_decay", "group_std_epsilon", "huber_delta", "score_clip", "overlong_penalty",
     },
+    schemas.PreferenceConfig: {
+        "beta", "label_smoothing", "margin", "desirable_weight", "undesirable_weight",
+    },
+    schemas.OnlineDPOConfig: {"beta", "missing_eos_penalty"},
     RLHFConfig: {"seed"},
 }  # fmt: skip
 ALL = [c for c in vars(schemas).values() if isinstance(c, type) and dataclasses.is_dataclass(c)]
@@ -49,7 +55,7 @@ def test_every_schema_is_frozen_and_has_working_defaults(schema):
 
 def changed():
     """A config that differs from the defaults on every level."""
-    algo = schemas.PPOConfig(clip_eps=0.3, epochs=2)
+    algo = schemas.PolicyGradientConfig(clip_eps=0.3, epochs=2)
     sft = schemas.SFTConfig(steps=7, optim=schemas.OptimConfig(learning_rate=0.5, warmup=0.1))
     return RLHFConfig(seed=4, task=schemas.JsonlConfig(prompts="a"), algo=algo, sft=sft)
 
@@ -63,8 +69,10 @@ def test_split_and_merge_are_inverse(config):
 
 def test_the_static_part_is_hashable_and_forgets_numbers_only():
     base, _ = split_dynamic(RLHFConfig())
-    other_numbers = dataclasses.replace(RLHFConfig(), seed=9, algo=schemas.PPOConfig(clip_eps=0.9))
-    other_shape = dataclasses.replace(RLHFConfig(), algo=schemas.PPOConfig(epochs=9))
+    other_numbers = dataclasses.replace(
+        RLHFConfig(), seed=9, algo=schemas.PolicyGradientConfig(clip_eps=0.9)
+    )
+    other_shape = dataclasses.replace(RLHFConfig(), algo=schemas.PolicyGradientConfig(epochs=9))
     assert hash(base) == hash(split_dynamic(other_numbers)[0])
     assert base == split_dynamic(other_numbers)[0] != split_dynamic(other_shape)[0]
 

@@ -46,7 +46,7 @@ def imports(source, package=""):
 
 
 def room(name):
-    """The room of a module: `rlhf_jax.train.ppo` stands in `train`; None outside our packages."""
+    """The room of a module: `rlhf_jax.train.sft` stands in `train`; None outside our packages."""
     parts = name.split(".")
     if parts[0] == "experiments":
         return "experiments"
@@ -125,8 +125,8 @@ def test_settings_are_checked_before_jax_is_imported(module):
     [
         ("rlhf_jax.ops.kl", "from rlhf_jax.losses.ppo import value_loss"),
         ("rlhf_jax.tasks.x", "import rlhf_jax.models.transformer"),
-        ("rlhf_jax.sampling.decode", "from rlhf_jax.train import ppo"),
-        ("rlhf_jax.train.ppo", "from experiments._cli import launch"),
+        ("rlhf_jax.sampling.decode", "from rlhf_jax.train import sft"),
+        ("rlhf_jax.train.sft", "from experiments._cli import launch"),
         ("rlhf_jax.io.sinks", "from rlhf_jax.train.loop import Session"),
         ("rlhf_jax.exact.dp", "from rlhf_jax.sweep.lanes import x"),
         ("rlhf_jax.ops.kl", "def late():\n    from rlhf_jax.models import cache"),
@@ -138,7 +138,7 @@ def test_the_test_itself_catches_an_upward_edge(module, line):
 
 def test_the_test_itself_lets_a_downward_edge_pass():
     source = "from rlhf_jax.ops.kl import kl_k1\nfrom rlhf_jax.config import dynamic\nimport jax"
-    assert upward("rlhf_jax.train.ppo", source) == []
+    assert upward("rlhf_jax.train.sft", source) == []
     hidden = "if TYPE_CHECKING:\n    from rlhf_jax.train.loop import Session"
     assert upward("rlhf_jax.io.sinks", hidden) == []
-    assert {room("rlhf_jax.train.ppo"), room("jax.numpy")} == {"train", None}
+    assert {room("rlhf_jax.train.sft"), room("jax.numpy")} == {"train", None}

@@ -15,7 +15,8 @@ from rlhf_jax import config as schemas
 from rlhf_jax.models.transformer import make_transformer
 from rlhf_jax.models.value_heads import init_head
 from rlhf_jax.rollout.text import completion_log_probs
-from rlhf_jax.train import ppo
+from rlhf_jax.train import policy_gradient
+from rlhf_jax.train.state import Frozen
 from rlhf_jax.types import Sequences, SpecialTokens
 
 assert "XLA_FLAGS" not in os.environ
@@ -26,7 +27,7 @@ config = schemas.RLHFConfig(
         value_head="shared",  # half the compilation
     ),
     sampling=schemas.SamplingConfig(max_length=8, temperature=0.7),
-    algo=schemas.PPOConfig(updates=2, batch_size=8, epochs=1, minibatches=2),
+    algo=schemas.PolicyGradientConfig(updates=2, batch_size=8, epochs=1, minibatches=2),
 )
 static, hparams = schemas.split_dynamic(config)
 model = make_transformer(config.model, VOCAB)
@@ -34,7 +35,7 @@ keys = jax.random.split(jax.random.key(0))
 # Sharper than a fresh model, so that a mistaken temperature or position shows.
 trunk = jax.tree.map(lambda x: 2.0 * x, jax.jit(model.init)(keys[0]))
 reward = {"trunk": trunk, "head": init_head(keys[1], config.model.width)}
-frozen = ppo.Frozen(reference=trunk, reward=reward)
+frozen = Frozen(reference=trunk, reward=reward)
 
 lengths = np.array([5, 1, 2, 3, 4, 2, 3, 1])[:, None]
 mask = np.arange(5)[None] >= 5 - lengths
@@ -46,8 +47,8 @@ def score(frozen, rollout):
     return jnp.sum(rollout.completion_tokens == 5, axis=1, dtype=jnp.float32)
 
 
-steps = ppo.make_ppo(model, static, special=SPECIAL, score=score)
-state = ppo.init(config, frozen, jax.random.key(1))
+steps = policy_gradient.make_policy_gradient(model, static, special=SPECIAL, score=score)
+state = policy_gradient.init(config, frozen, jax.random.key(1))
 rollout = jax.jit(steps.collect)(state, prompts, hparams)
 full = jax.jit(lambda rollout: completion_log_probs(model, trunk, rollout, 0.7)[0])(rollout)
 error = jnp.where(rollout.completion_mask, full - rollout.behavior_log_probs, 0.0)

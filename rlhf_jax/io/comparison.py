@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_jax.io.console import short_number
-from rlhf_jax.report.names import describe
+from rlhf_jax.report.names import algorithm, describe
 
 WIDE = 110  # columns from which the table also explains its rows
 
@@ -21,18 +21,23 @@ def print_comparison(
     before: Mapping[str, float | None],
     after: Mapping[str, float | None],
     console: Console | None = None,
+    *,
+    name: str = "ppo",
 ) -> None:
     """Prints the before/after table.
 
     Args:
-      before: metric name to value for the policy PPO started from.
+      before: metric name to value for the policy that was started from.
       after: the same for the trained policy; a metric may be in one only.
+      name: of the algorithm.
       console: where to; the standard output by default.
     """
     console = console or Console()
-    table = Table(box=box.SIMPLE_HEAD, title="Before and after PPO", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"Before and after {algorithm(name)}", title_justify="left"
+    )
     table.add_column("")
-    for heading in ("before (SFT)", "after (PPO)", "change"):
+    for heading in ("before (SFT)", f"after ({algorithm(name)})", "change"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("unit", style="dim", no_wrap=True)
     wide = console.width >= WIDE
@@ -46,13 +51,16 @@ def print_comparison(
     console.print(table)
 
 
-def print_samples(samples: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+def print_samples(
+    samples: Sequence[Mapping[str, Any]], console: Console | None = None, *, name: str = "ppo"
+) -> None:
     """Prints completions side by side.
 
     Args:
       samples: one mapping a prompt: `prompt`, `before` and `after` (texts), and where known
         `before_scores` and `after_scores` (name to value).
       console: where to; the standard output by default.
+      name: of the algorithm.
     """
     console = console or Console()
     table = Table(
@@ -62,7 +70,8 @@ def print_samples(samples: Sequence[Mapping[str, Any]], console: Console | None 
         expand=True,
         show_lines=True,
     )
-    for heading, ratio in (("prompt", 2), ("before (SFT)", 3), ("after (PPO)", 3)):
+    sides = (("before (SFT)", 3), (f"after ({algorithm(name)})", 3))
+    for heading, ratio in (("prompt", 2), *sides):
         table.add_column(heading, ratio=ratio, overflow="fold")
     for sample in samples:
         texts = [_completion(sample, side) for side in ("before", "after")]

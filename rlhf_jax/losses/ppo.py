@@ -57,18 +57,34 @@ def ppo_clip_loss(
     return jnp.where(advantages < 0, jnp.minimum(loss, -dual_clip * advantages), loss)
 
 
-def value_loss(
-    values: Array, behavior_values: Array, returns: Array, *, clip: float | Array | None = None
-) -> Array:
-    """Squared error of the values: `0.5 max((v - R)^2, (v_c - R)^2)`.
+def _half_square(errors: Array, huber_delta: float | Array | None) -> Array:
+    """`0.5 e^2`, continued by its tangent beyond `huber_delta`."""
+    if huber_delta is None:
+        return 0.5 * jnp.square(errors)
+    sizes = jnp.abs(errors)
+    inside = jnp.minimum(sizes, huber_delta)
+    return 0.5 * jnp.square(inside) + huber_delta * (sizes - inside)
 
-    With `v_c = clip(v, v_old - clip, v_old + clip)`; without a clip, `0.5 (v - R)^2`.
+
+def value_loss(
+    values: Array,
+    behavior_values: Array,
+    returns: Array,
+    *,
+    clip: float | Array | None = None,
+    huber_delta: float | Array | None = None,
+) -> Array:
+    """Error of the values: `max(h(v - R), h(v_c - R))`, with `h(e) = 0.5 e^2`.
+
+    With `v_c = clip(v, v_old - clip, v_old + clip)`; without a clip, `h(v - R)`. With
+    `huber_delta`, `h(e) = huber_delta (|e| - huber_delta / 2)` where `|e| > huber_delta`.
 
     Args:
         values: float, any shape, of the current value function.
         behavior_values: same shape, when the data was sampled.
         returns: same shape, the targets.
         clip: > 0, or None for no clipping.
+        huber_delta: > 0, in points, the largest gradient an error can have; None for no limit.
 
     Returns:
         Same shape, per token, >= 0.
@@ -76,18 +92,21 @@ def value_loss(
     Raises:
         AssertionError: shapes differ, or an input is not float.
 
-    Source: `lm_human_preferences/train_policy.py` of Ziegler et al. 2019, arXiv:1909.08593.
+    Source: `lm_human_preferences/train_policy.py` of Ziegler et al. 2019, arXiv:1909.08593; Huber
+    1964, "Robust estimation of a location parameter".
 
     >>> args = jnp.array([2.0]), jnp.array([0.0]), jnp.array([3.0])
     >>> value_loss(*args).tolist(), value_loss(*args, clip=1.0).tolist()
     ([0.5], [2.0])
+    >>> value_loss(*args, clip=1.0, huber_delta=1.0).tolist()
+    [1.5]
     """
     assert_floats_alike(values, behavior_values, returns)
-    errors = jnp.square(values - returns)
+    losses = _half_square(values - returns, huber_delta)
     if clip is None:
-        return 0.5 * errors
+        return losses
     clipped = jnp.clip(values, behavior_values - clip, behavior_values + clip)
-    return 0.5 * jnp.maximum(errors, jnp.square(clipped - returns))
+    return jnp.maximum(losses, _half_square(clipped - returns, huber_delta))
 
 
 def clip_fraction(

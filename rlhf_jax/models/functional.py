@@ -11,11 +11,20 @@ from flax import nnx
 from rlhf_jax.types import Key, Params
 
 
+def no_top(*args: Any, **kwargs: Any) -> Any:
+    """Stands for `top` where a network cannot be cut in two."""
+    raise NotImplementedError("this model has no upper layers that can be run alone")
+
+
 class Model(NamedTuple):
-    """A network: `init(key) -> params` and `apply(params, *inputs)`, both pure and vmappable."""
+    """A network: `init(key) -> params` and `apply(params, *inputs)`, both pure and vmappable.
+
+    `top(params, tapped, mask, *, layers, window)` runs copies of its last layers alone.
+    """
 
     init: Callable[[Key], Params]
     apply: Callable[..., Any]
+    top: Callable[..., Any] = no_top
 
 
 def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:

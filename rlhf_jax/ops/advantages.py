@@ -130,3 +130,28 @@ def rloo_advantages(scores: Array) -> Array:
     centered = _center(scores)
     size = scores.shape[-1]
     return centered * (size / (size - 1))
+
+
+def best_of_group(scores: Array) -> Array:
+    """1 for the best completion of its group, the first of equals, and 0 for the others.
+
+    As advantages of `reinforce_loss` it is training on the best of G samples.
+
+    Args:
+        scores: float [..., G], the G >= 1 completions of one prompt along the last axis.
+
+    Returns:
+        [..., G], of the scores' dtype; all NaN where a score of the group is NaN.
+
+    Raises:
+        AssertionError: `scores` is not float.
+
+    Source: the ranking step of RAFT, Dong et al. 2023, arXiv:2304.06767.
+
+    >>> best_of_group(jnp.array([1.0, 3.0, 3.0])).tolist()
+    [0.0, 1.0, 0.0]
+    """
+    chex.assert_type(scores, float)
+    best = jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1], dtype=scores.dtype)
+    # argmax takes a NaN for the largest: a broken score would be the text to imitate.
+    return jnp.where(jnp.any(jnp.isnan(scores), axis=-1, keepdims=True), jnp.nan, best)

@@ -137,6 +137,49 @@ def masked_whiten(
     return jnp.where(mask, whitened if shift_mean else whitened + mean, 0)
 
 
+def masked_center(x: Array, mask: Array) -> Array:
+    """Takes the mean of the kept entries off them: `x - mean`.
+
+    Args:
+        x: float, any shape; the mean is over all kept entries.
+        mask: bool, shape of `x`.
+
+    Returns:
+        Shape and unit of `x`; 0 where `mask` is False.
+
+    Raises:
+        AssertionError: shapes differ, or `x` is not float.
+
+    >>> masked_center(jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False])).tolist()
+    [-1.0, 1.0, 0.0]
+    """
+    _check(x, mask)
+    return jnp.where(mask, x - masked_mean(x, mask), 0)
+
+
+def masked_scale(x: Array, mask: Array, *, ddof: int = 0, epsilon: float | Array = 1e-8) -> Array:
+    """Scales the kept entries to unit variance without moving zero: `x / sqrt(var + epsilon)`.
+
+    Args:
+        x: float, any shape; the variance is over all kept entries.
+        mask: bool, shape of `x`.
+        ddof: of the variance, as in `masked_var`.
+        epsilon: added to the variance, >= 0.
+
+    Returns:
+        Shape of `x`, without unit; 0 where `mask` is False.
+
+    Raises:
+        AssertionError: shapes differ, or `x` is not float.
+
+    >>> x, mask = jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False])
+    >>> [round(v, 4) for v in masked_scale(x, mask).tolist()]
+    [1.0, 3.0, 0.0]
+    """
+    _check(x, mask)
+    return jnp.where(mask, x, 0) * jax.lax.rsqrt(masked_var(x, mask, ddof=ddof) + epsilon)
+
+
 def last_index(mask: Array) -> Array:
     """Index of the last True along the last axis: `max {t : mask_t}`; padding may be on any side.
 

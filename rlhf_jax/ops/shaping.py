@@ -9,16 +9,49 @@ import jax.numpy as jnp
 from rlhf_jax.ops.masked import last_index
 from rlhf_jax.types import Array
 
-PLACEMENTS = ("last_token", "last_slot")
-
-
-def _check_placement(placement: str) -> None:
-    if placement not in PLACEMENTS:
-        raise ValueError(f"placement={placement!r}: must be one of {', '.join(PLACEMENTS)}")
+PLACEMENTS = ("last_token", "last_slot", "after_eos")
 
 
 def _slots(mask: Array) -> Array:
     return jax.lax.broadcasted_iota(jnp.int32, mask.shape, 1)  # [B, T]
+
+
+def _next(mask: Array) -> Array:
+    return jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))  # [B, T], False at T - 1
+
+
+def valued_slots(completion_mask: Array, placement: str) -> Array:
+    """Slots that have a value and take part in `gae`; the score falls on the last of them.
+
+    "last_token": the real tokens. "last_slot": all slots. "after_eos": the real tokens and one
+    slot more, where there is one; its value is V after the EOS.
+
+    Args:
+        completion_mask: bool [B, T], True up to and with the EOS.
+        placement: one of the three above.
+
+    Returns:
+        bool [B, T]; none in a row without real tokens, except under "last_slot".
+
+    Raises:
+        AssertionError: `completion_mask` is not a bool matrix.
+        ValueError: unknown placement.
+
+    Source: "after_eos" is `padding_mask_p1` of TRL's PPO.
+
+    >>> mask = jnp.array([[True, True, False, False]])
+    >>> valued_slots(mask, "after_eos").tolist()
+    [[True, True, True, False]]
+    """
+    chex.assert_rank(completion_mask, 2)
+    chex.assert_type(completion_mask, bool)
+    if placement == "last_token":
+        return completion_mask
+    if placement == "last_slot":
+        return jnp.ones_like(completion_mask)
+    if placement == "after_eos":
+        return completion_mask | jnp.pad(completion_mask[:, :-1], ((0, 0), (1, 0)))
+    raise ValueError(f"placement={placement!r}: must be one of {', '.join(PLACEMENTS)}")
 
 
 def token_rewards(
@@ -37,32 +70,32 @@ def token_rewards(
         completion_mask: bool [B, T], True up to and with the EOS.
         kl_coef: >= 0, reward per nat.
         placement: "last_token", the score falls on the last real token; "last_slot", on slot
-            T - 1 even where that is padding. Use the same in `completion_discounts`.
+            T - 1 even where that is padding; "after_eos", on the slot after the last real token,
+            on slot T - 1 if there is none. Use the same in `completion_discounts`.
 
     Returns:
-        [B, T]; a row without real tokens earns nothing under "last_token".
+        [B, T]; a row without real tokens earns nothing, except under "last_slot".
 
     Raises:
         AssertionError: ranks, shapes or dtypes disagree.
         ValueError: unknown placement.
 
-    Source: Eq. 2 of Ziegler et al. 2019, arXiv:1909.08593, whose code uses "last_slot".
+    Source: Eq. 2 of Ziegler et al. 2019, arXiv:1909.08593, whose code uses "last_slot";
+    "after_eos" as in TRL's PPO.
 
-    >>> kl, mask = jnp.array([[0.5, 1.0, 7.0]]), jnp.array([[True, True, False]])
-    >>> token_rewards(jnp.array([2.0]), kl, mask, kl_coef=1.0).tolist()
-    [[-0.5, 1.0, 0.0]]
-    >>> token_rewards(jnp.array([2.0]), kl, mask, kl_coef=1.0, placement="last_slot").tolist()
-    [[-0.5, -1.0, 2.0]]
+    >>> kl, mask = jnp.array([[0.5, 1.0, 7.0, 7.0]]), jnp.array([[True, True, False, False]])
+    >>> for placement in PLACEMENTS:
+    ...     token_rewards(jnp.array([2.0]), kl, mask, kl_coef=1.0, placement=placement).tolist()
+    [[-0.5, 1.0, 0.0, 0.0]]
+    [[-0.5, -1.0, 0.0, 2.0]]
+    [[-0.5, -1.0, 2.0, 0.0]]
     """
-    _check_placement(placement)
     chex.assert_rank([scores, kl, completion_mask], [1, 2, 2])
     chex.assert_type([scores, kl, completion_mask], [float, float, bool])
     chex.assert_equal_shape([kl, completion_mask])
     chex.assert_equal_shape_prefix([scores, kl], 1)
-    if placement == "last_token":
-        scored = (_slots(kl) == last_index(completion_mask)[:, None]) & completion_mask
-    else:
-        scored = _slots(kl) == kl.shape[1] - 1
+    valued = valued_slots(completion_mask, placement)
+    scored = valued & (_slots(kl) == last_index(valued)[:, None])  # its last slot in each row
     penalty = kl_coef * jnp.where(completion_mask, kl, 0)
     return jnp.where(scored, scores[:, None], 0) - penalty
 
@@ -82,9 +115,13 @@ def completion_discounts(
     `gae_lambda` to the number of pads, and the rest comes from the values on padding: these must
     then be trained towards the score, as they are where all T slots count (Ziegler et al.).
 
+    "after_eos": `gamma` where the next slot is one of `valued_slots`, 0 elsewhere. The slot after
+    the EOS counts as a step: the score is discounted once more, and with `gae_lambda` < 1 it
+    reaches the EOS through the value on that slot.
+
     Args:
         completion_mask: bool [B, T], True up to and with the EOS.
-        gamma: in [0, 1], per real token.
+        gamma: in [0, 1], per step.
         placement: as in `token_rewards`.
 
     Returns:
@@ -99,51 +136,10 @@ def completion_discounts(
     [[0.5, 0.0, 0.0, 0.0]]
     >>> completion_discounts(mask, 0.5, "last_slot").tolist()
     [[0.5, 1.0, 1.0, 0.0]]
+    >>> completion_discounts(mask, 0.5, "after_eos").tolist()
+    [[0.5, 0.5, 0.0, 0.0]]
     """
-    _check_placement(placement)
-    chex.assert_rank(completion_mask, 2)
-    chex.assert_type(completion_mask, bool)
-    next_is_real = jnp.pad(completion_mask[:, 1:], ((0, 0), (0, 1)))  # [B, T], False at T - 1
-    if placement == "last_token":
-        return jnp.where(next_is_real, gamma, 0.0)
-    ends = _slots(completion_mask) == completion_mask.shape[1] - 1
-    return jnp.where(ends, 0.0, jnp.where(next_is_real, gamma, 1.0))
-
-
-def missing_eos_penalty(
-    scores: Array,
-    completion_tokens: Array,
-    completion_mask: Array,
-    *,
-    eos_id: int | Array,
-    penalty: float | Array,
-) -> Array:
-    """Lowers the score of unfinished completions: `score - penalty` where no EOS was sampled.
-
-    Args:
-        scores: float [B].
-        completion_tokens: integer [B, T].
-        completion_mask: bool [B, T]; an EOS on padding does not count, so pad and EOS may share
-            an id.
-        eos_id: id of the end-of-sequence token.
-        penalty: >= 0, in units of the score.
-
-    Returns:
-        [B].
-
-    Raises:
-        AssertionError: ranks, shapes or dtypes disagree.
-
-    Source: `missing_eos_penalty` of TRL. The original sets the score to -1 instead of subtracting
-    (Huang et al. 2024, arXiv:2403.17031).
-
-    >>> tokens, mask = jnp.array([[4, 2], [4, 4]]), jnp.ones((2, 2), bool)
-    >>> missing_eos_penalty(jnp.array([3.0, 3.0]), tokens, mask, eos_id=2, penalty=1.0).tolist()
-    [3.0, 2.0]
-    """
-    chex.assert_rank([scores, completion_tokens, completion_mask], [1, 2, 2])
-    chex.assert_type([scores, completion_tokens, completion_mask], [float, int, bool])
-    chex.assert_equal_shape([completion_tokens, completion_mask])
-    chex.assert_equal_shape_prefix([scores, completion_tokens], 1)
-    finished = jnp.any((completion_tokens == eos_id) & completion_mask, axis=1)  # [B]
-    return scores - jnp.where(finished, 0.0, penalty)
+    next_valued = _next(valued_slots(completion_mask, placement))
+    if placement == "last_slot":
+        gamma = jnp.where(_next(completion_mask), gamma, 1.0)
+    return jnp.where(next_valued, gamma, 0.0)

@@ -15,10 +15,10 @@ class Quantity(NamedTuple):
 
 QUANTITIES = {
     "objective/scores": Quantity(
-        "score trained on", "points", "what PPO is trained to raise; higher is better"
+        "score trained on", "points", "what training is to raise; higher is better"
     ),
     "reward_model/score": Quantity(
-        "reward-model score", "points", "of the learned reward model, where PPO has another reward"
+        "reward-model score", "points", "of the learned reward model, where training has another"
     ),
     "gold/score": Quantity("gold reward", "points", "the task's true reward; higher is better"),
     "objective/kl": Quantity(
@@ -37,7 +37,7 @@ QUANTITIES = {
     "judge/score": Quantity("judge", "probability", "an independent classifier: is it positive?"),
     "judge/positive": Quantity("judged positive", "share", "completions the judge calls positive"),
     "val/num_eos_tokens": Quantity("finished texts", "texts", "completions that end by themselves"),
-    "policy/approxkl_avg": Quantity("KL per update", "nats/token", "size of a PPO update"),
+    "policy/approxkl_avg": Quantity("KL per update", "nats/token", "size of an update"),
     "policy/clipfrac_avg": Quantity("clipped tokens", "share", "tokens where the clip acts"),
     "loss/policy_avg": Quantity("policy loss"),
     "loss/value_avg": Quantity("value loss", "points²"),
@@ -56,11 +56,43 @@ QUANTITIES = {
         "skipped steps", "steps", "optimizer steps dropped because something was not finite"
     ),
     "val/explained_variance": Quantity("explained variance", "", "1: the critic is perfect"),
+    "val/left_out": Quantity("left-out steps", "share", "minibatches where the policy was too far"),
+    "loss/kl_avg": Quantity("KL in the loss", "nats"),
+    "objective/kl_token": Quantity("KL from the start", "nats/token"),
+    "rewards/chosen": Quantity("reward of chosen", "points", "implied by the policy"),
+    "rewards/rejected": Quantity("reward of rejected", "points", "implied by the policy"),
+    "rewards/margins": Quantity("margin", "points", "chosen minus rejected"),
+    "rewards/accuracies": Quantity("pairs ranked right", "share", "by the implied rewards"),
     "loss": Quantity("loss", "nats"),
     "heldout_loss": Quantity("held-out loss", "nats"),
     "accuracy": Quantity("accuracy", "share", "pairs ranked as the annotator did"),
     "heldout_accuracy": Quantity("held-out accuracy", "share", "the same on unseen pairs"),
 }
+
+
+ALGORITHMS = {
+    "ppo_penalty": "PPO with a penalty",
+    "dr_grpo": "Dr. GRPO",
+    "reinforce_moving": "REINFORCE, moving mean",
+    "reinforce_pp": "REINFORCE++",
+    "remax": "ReMax",
+    "cdpo": "cDPO",
+    "robust_dpo": "robust DPO",
+    "hinge": "hinge (SLiC)",
+    "simpo": "SimPO",
+    "online_dpo": "online DPO",
+    "best_of_n": "best of n",
+    "rejection": "rejection fine-tuning",
+}
+
+
+def algorithm(name: str) -> str:
+    """What an algorithm is called in print.
+
+    >>> algorithm("ppo"), algorithm("online_dpo")
+    ('PPO', 'online DPO')
+    """
+    return ALGORITHMS.get(name, name.upper().replace("_", " "))
 
 
 def describe(metric: str) -> Quantity:

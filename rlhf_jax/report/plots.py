@@ -1,4 +1,4 @@
-"""Pictures of one run: how each stage learned, and what PPO paid for its reward."""
+"""Pictures of one run: how each stage learned, and what the policy paid for its reward."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 
 from rlhf_jax.report import style
 from rlhf_jax.report.load import Columns, facts_of, load_metrics, load_summary
-from rlhf_jax.report.names import labelled
+from rlhf_jax.report.names import algorithm, labelled
 from rlhf_jax.report.style import COLORS
 
+TUNED = "tuned"  # the stage that improves the policy, whatever its algorithm is called
 REWARDS = {
     "objective/scores": ("score trained on", COLORS.blue),
     "gold/score": ("gold (the truth)", COLORS.orange),
@@ -24,8 +25,16 @@ REWARDS = {
 class Run(NamedTuple):
     """A run as read from disk."""
 
-    stages: Mapping[str, Columns]
+    stages: Mapping[str, Columns]  # that of the algorithm under TUNED
     facts: Mapping[str, float]
+    name: str = "ppo"  # of the algorithm
+
+    @property
+    def updates(self) -> str:
+        """What the algorithm counts, as on an axis."""
+        if self.name == "best_of_n":
+            return "completions to choose from (n)"
+        return f"{algorithm(self.name)} update"
 
     def column(self, stage: str, name: str) -> np.ndarray | None:
         """A column, None if the run has none."""
@@ -57,13 +66,22 @@ def plot_run(run_dir: str | os.PathLike[str]) -> list[Path]:
     """
     folder = Path(run_dir)
     facts = facts_of(load_summary(folder / "summary.json"))
-    run = Run(load_metrics(folder / "metrics.jsonl"), facts)
+    run = read_run(load_metrics(folder / "metrics.jsonl"), facts)
     panels = {name: panel for name, panel in PANELS.items() if panel.has_data(run)}
     if not panels:
         return []
     (folder / "plots").mkdir(exist_ok=True)
     paths = [_overview(folder / "plots" / "overview.png", panels, run)]
     return paths + [_single(folder / "plots" / f"{n}.png", p, run) for n, p in panels.items()]
+
+
+def read_run(stages: dict[str, Columns], facts: Mapping[str, float]) -> Run:
+    """A run whose algorithm is the stage that is not one of the supervised ones."""
+    names = [name for name in stages if name not in ("sft", "reward_model")]
+    if not names:
+        return Run(stages, facts)
+    others = {k: v for k, v in stages.items() if k != names[-1]}
+    return Run(others | {TUNED: stages[names[-1]]}, facts, names[-1])
 
 
 def _single(path: Path, panel: Panel, run: Run) -> Path:
@@ -85,63 +103,87 @@ def _overview(path: Path, panels: Mapping[str, Panel], run: Run) -> Path:
 
 
 def draw_reward(axes: Axes, run: Run) -> None:
-    """The score PPO is trained on and the gold reward against the update."""
-    style.title(axes, "Reward while PPO trains", "PPO update", "mean score of the texts (points)")
-    _curves(axes, run, "ppo", REWARDS)
+    """The score trained on and the gold reward against the update."""
+    style.title(axes, "Reward of the texts", run.updates, "mean score of the texts (points)")
+    _curves(axes, run, TUNED, REWARDS)
     style.legend(axes)
 
 
 def draw_frontier(axes: Axes, run: Run) -> None:
     """Reward against the distance from the reference."""
     style.title(axes, "What each nat of KL buys", labelled("objective/kl"), "mean score (points)")
-    kl = run.column("ppo", "objective/kl")
+    kl = run.column(TUNED, "objective/kl")
     for name, (label, color) in REWARDS.items():
-        column = run.column("ppo", name)
+        column = run.column(TUNED, name)
         if kl is not None and column is not None:
-            style.cloud(axes, kl, column, _updates(run, "ppo"), color, label)
+            style.cloud(axes, kl, column, _updates(run, TUNED), color, label)
     style.legend(axes, title="darker: later update")
 
 
 def draw_kl(axes: Axes, run: Run) -> None:
     """KL to the reference with its target, and the coefficient that steers it."""
-    style.title(axes, "Distance from the SFT policy", "PPO update", labelled("objective/kl"))
-    _curves(axes, run, "ppo", {"objective/kl": ("KL", COLORS.blue)})
+    style.title(axes, "Distance from the SFT policy", run.updates, labelled("objective/kl"))
+    _curves(axes, run, TUNED, {"objective/kl": ("KL", COLORS.blue)})
     _level(axes, run, "kl_target", "target")
     if "kl_target" in run.facts:
         style.name_level(axes, run.facts["kl_target"], "target")
-    coefficient = run.column("ppo", "objective/kl_coef")
+    coefficient = run.column(TUNED, "objective/kl_coef")
     if coefficient is not None:
         right = style.second_axis(axes, labelled("objective/kl_coef"), COLORS.orange)
-        style.line(right, _updates(run, "ppo"), coefficient, COLORS.orange, noisy=False)
+        style.line(right, _updates(run, TUNED), coefficient, COLORS.orange, noisy=False)
 
 
 def draw_entropy(axes: Axes, run: Run) -> None:
     """Entropy of the policy."""
-    style.title(axes, "Variety of the texts", "PPO update", labelled("objective/entropy"))
-    if run.column("ppo", "objective/entropy") is None:
+    style.title(axes, "Variety of the texts", run.updates, labelled("objective/entropy"))
+    if run.column(TUNED, "objective/entropy") is None:
         axes.set_ylabel(labelled("policy/entropy_avg"))
-        _curves(axes, run, "ppo", {"policy/entropy_avg": ("entropy", COLORS.blue)})
+        _curves(axes, run, TUNED, {"policy/entropy_avg": ("entropy", COLORS.blue)})
     else:
-        _curves(axes, run, "ppo", {"objective/entropy": ("entropy", COLORS.blue)})
+        _curves(axes, run, TUNED, {"objective/entropy": ("entropy", COLORS.blue)})
     axes.set_ylim(bottom=0)
 
 
 def draw_length(axes: Axes, run: Run) -> None:
     """Length of completions."""
-    style.title(axes, "Length of the texts", "PPO update", "mean completion length (tokens)")
+    style.title(axes, "Length of the texts", run.updates, "mean completion length (tokens)")
     name = "tokens/completion_length"
-    _curves(axes, run, "ppo", {name: ("length", COLORS.blue)})
+    _curves(axes, run, TUNED, {name: ("length", COLORS.blue)})
     axes.set_ylim(bottom=0)
 
 
-def draw_ppo_losses(axes: Axes, run: Run) -> None:
+def draw_losses(axes: Axes, run: Run) -> None:
     """Policy and value loss."""
-    style.title(axes, "PPO losses", "PPO update", labelled("loss/value_avg"))
-    _curves(axes, run, "ppo", {"loss/value_avg": ("value", COLORS.blue)})
-    policy = run.column("ppo", "loss/policy_avg")
+    style.title(axes, "Losses", run.updates, labelled("loss/value_avg"))
+    _curves(axes, run, TUNED, {"loss/value_avg": ("value", COLORS.blue)})
+    policy = run.column(TUNED, "loss/policy_avg")
     if policy is not None:
         right = style.second_axis(axes, "policy loss", COLORS.orange)
-        style.line(right, _updates(run, "ppo"), policy, COLORS.orange)
+        style.line(right, _updates(run, TUNED), policy, COLORS.orange)
+
+
+def draw_implied_rewards(axes: Axes, run: Run) -> None:
+    """The rewards a policy implies for chosen and rejected texts."""
+    style.title(axes, "Rewards the policy implies", run.updates, "mean implied reward (points)")
+    chosen, rejected = ("chosen", COLORS.blue), ("rejected", COLORS.orange)
+    _curves(axes, run, TUNED, {"rewards/chosen": chosen, "rewards/rejected": rejected})
+    style.legend(axes)
+
+
+def draw_implied_accuracy(axes: Axes, run: Run) -> None:
+    """How many pairs the implied rewards rank right."""
+    style.title(axes, "Pairs ranked right by the policy", run.updates, "pairs ranked right (share)")
+    training, heldout = ("training", COLORS.blue), ("held out", COLORS.orange)
+    curves = {"rewards/accuracies": training, "heldout_accuracy": heldout}
+    _curves(axes, run, TUNED, curves)
+    _level(axes, run, "bayes_pair_accuracy", "best possible")
+    style.legend(axes)
+
+
+def draw_loss(axes: Axes, run: Run) -> None:
+    """The one loss of an algorithm without a value function."""
+    style.title(axes, "Loss", run.updates, "loss")
+    _curves(axes, run, TUNED, {"loss": ("training", COLORS.blue)})
 
 
 def draw_sft(axes: Axes, run: Run) -> None:
@@ -188,16 +230,22 @@ def _level(axes: Axes, run: Run, fact: str, label: str) -> None:
 
 
 PANELS = {
-    "reward": Panel(draw_reward, (("ppo", "objective/scores"), ("ppo", "gold/score"))),
-    "reward_kl": Panel(draw_frontier, (("ppo", "objective/kl"),)),
-    "kl": Panel(draw_kl, (("ppo", "objective/kl"),)),
-    "entropy": Panel(draw_entropy, (("ppo", "objective/entropy"), ("ppo", "policy/entropy_avg"))),
-    "length": Panel(draw_length, (("ppo", "tokens/completion_length"),)),
-    "ppo_losses": Panel(draw_ppo_losses, (("ppo", "loss/value_avg"), ("ppo", "loss/policy_avg"))),
+    "reward": Panel(draw_reward, ((TUNED, "objective/scores"), (TUNED, "gold/score"))),
+    "reward_kl": Panel(draw_frontier, ((TUNED, "objective/kl"),)),
+    "kl": Panel(draw_kl, ((TUNED, "objective/kl"),)),
+    "entropy": Panel(draw_entropy, ((TUNED, "objective/entropy"), (TUNED, "policy/entropy_avg"))),
+    "length": Panel(draw_length, ((TUNED, "tokens/completion_length"),)),
+    "losses": Panel(draw_losses, ((TUNED, "loss/value_avg"), (TUNED, "loss/policy_avg"))),
+    "implied_rewards": Panel(draw_implied_rewards, ((TUNED, "rewards/chosen"),)),
+    "implied_accuracy": Panel(draw_implied_accuracy, ((TUNED, "rewards/accuracies"),)),
+    "loss": Panel(draw_loss, ((TUNED, "loss"),)),
     "sft": Panel(draw_sft, (("sft", "loss"), ("sft", "heldout_loss"))),
     "reward_model": Panel(
         draw_reward_model, (("reward_model", "accuracy"), ("reward_model", "heldout_accuracy"))
     ),
     "reward_model_loss": Panel(draw_reward_model_loss, (("reward_model", "loss"),)),
 }
-OVERVIEW = ("sft", "reward_model", "reward", "reward_kl", "kl", "length")
+OVERVIEW = (
+    *("sft", "reward_model", "reward", "reward_kl", "kl", "length"),
+    *("implied_rewards", "implied_accuracy", "loss"),
+)

@@ -7,20 +7,30 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax.config import RLHFConfig
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.value_heads import policy_and_values
 from rlhf_jax.ops.distributions import entropy, log_probs_of
-from rlhf_jax.types import Array, Params, TextRollout, record
+from rlhf_jax.ops.masked import completion_mask
+from rlhf_jax.types import Array, Params, SpecialTokens, TextRollout, record
 
 
 @record
 class Experience:
-    """A rollout ready to be learnt from; every array is [B, T] over completion tokens."""
+    """A rollout ready to be learnt from; every array is [B, T] over completion tokens.
+
+    What an algorithm has no use for is None.
+    """
 
     rollout: TextRollout
-    values: Array
+    learnt: Array  # bool, tokens the policy learns from; a part of the completion mask
+    rewards: Array  # score and KL penalty, before whitening
+    values: Array  # 0 without a critic
     advantages: Array
-    returns: Array
+    returns: Array  # what the values are fitted to
+    ref_log_probs: Array
+    behavior_logits: Array | None = None  # [B, T, V], of the policy that sampled
+    ref_logits: Array | None = None  # [B, T, V]
 
 
 def completion_window(rollout: TextRollout) -> tuple[int, int]:
@@ -39,20 +49,34 @@ def completion_log_probs(
     return log_probs_of(logits, rollout.completion_tokens), entropy(logits)
 
 
-def log_probs_and_values(
-    model: Model, params: Params, rollout: TextRollout, temperature: Array | float, mode: str
-) -> tuple[Array, Array, Array]:
-    """Log-probabilities, values and entropies at each completion token, [B, T] each."""
-    logits, values = policy_and_values(
-        model,
-        params,
-        rollout.tokens(),
-        rollout.mask(),
-        window=completion_window(rollout),
-        mode=mode,
-    )
-    logits = logits / temperature
-    return log_probs_of(logits, rollout.completion_tokens), values, entropy(logits)
+def completion_outputs(
+    model: Model, params: Params, rollout: TextRollout, config: RLHFConfig
+) -> tuple[Array, Array]:
+    """Logits [B, T, V] over the temperature, and values [B, T], at each completion token.
+
+    The values are 0 where `params` has no value function.
+    """
+    sequences, window = (rollout.tokens(), rollout.mask()), completion_window(rollout)
+    if "value" in params:
+        logits, values = policy_and_values(
+            model,
+            params,
+            *sequences,
+            window=window,
+            mode=config.model.value_head,
+            layers=config.model.value_layers,
+        )
+    else:
+        logits = model.apply(params["policy"], *sequences, window=window).logits
+        values = jnp.zeros(rollout.completion_tokens.shape, jnp.float32)
+    return logits / config.sampling.temperature, values
+
+
+def up_to_end(rollout: TextRollout, special: SpecialTokens) -> TextRollout:
+    """The rollout as it is read and scored: nothing after the first end of sequence."""
+    mask = rollout.completion_mask & completion_mask(rollout.completion_tokens, special.eos)
+    tokens = jnp.where(mask, rollout.completion_tokens, special.pad)
+    return dataclasses.replace(rollout, completion_tokens=tokens, completion_mask=mask)
 
 
 def with_log_probs(rollout: TextRollout, log_probs: Array) -> TextRollout:

@@ -67,7 +67,7 @@ def generate(
         after = DecodeState(
             logits=output.logits[:, 0],
             cache=output.cache,
-            alive=state.alive & (token != special.eos),
+            alive=state.alive & (token != special.eos) if sampling.stop_at_eos else state.alive,
         )
         return after, (token, state.alive, log_prob)
 

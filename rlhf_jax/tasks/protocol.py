@@ -64,7 +64,8 @@ class Task:
         texts = [self.train_text, self.heldout_text, self.train_prompts]
         texts += [side for batch in pairs for side in (batch.chosen, batch.rejected)]
         arrays = [array for text in texts for array in (text.tokens, text.mask)]
-        for array in map(np.asarray, arrays + [batch.margin for batch in pairs]):
+        arrays += [number for batch in pairs for number in (batch.margin, batch.prompt_length)]
+        for array in map(np.asarray, arrays):
             digest.update(f"{array.shape}{array.dtype}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +14,14 @@ from rlhf_jax.config import ConfigError, RLHFConfig, SamplingConfig, TaskConfig
 from rlhf_jax.io.params import load_params
 from rlhf_jax.io.run_dir import RunDir
 from rlhf_jax.models.functional import Model
+from rlhf_jax.models.sizes import as_built
 from rlhf_jax.models.transformer import make_transformer
 from rlhf_jax.sampling.decode import generate
 from rlhf_jax.tasks.protocol import TextCodec
 from rlhf_jax.tasks.tokens import pad_rows
 from rlhf_jax.train.evaluate import Evaluation, judge_rollout
-from rlhf_jax.train.ppo import Frozen
 from rlhf_jax.train.scoring import decode_rows
-from rlhf_jax.train.state import stream
+from rlhf_jax.train.state import Frozen, stream
 from rlhf_jax.types import Key, Params, ScoreFn, Sequences
 
 ROWS = 64  # completions in one compiled call, at most
@@ -46,6 +47,7 @@ def open_answerer(
 ) -> Answerer:
     """Loads the models of the finished run in `path`, whose settings are `config`."""
     codec, gold = codec_and_gold(config.task, path)
+    config = dataclasses.replace(config, model=as_built(config.model, codec.vocab_size))
     model = make_transformer(config.model, codec.vocab_size)
     names = ("policy", "sft", "reward_model")
     policy, sft, reward = (load_params(RunDir(path).params(n))[0] for n in names)

@@ -23,6 +23,11 @@ def num_rows(tree: object) -> int:
     return jax.tree.leaves(tree)[0].shape[0]
 
 
+def repeat_rows(tree: Tree, times: int) -> Tree:
+    """Each row `times` times, one after the other: [N, ...] to [N * times, ...]."""
+    return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), tree)
+
+
 def batch_rows(key: Key, step: Array, *, size: int, batch_size: int) -> Array:
     """Row numbers [batch_size] of batch `step`; each epoch is a fresh permutation of `size` rows.
 

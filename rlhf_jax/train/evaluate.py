@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +13,7 @@ from rlhf_jax.models.value_heads import score_texts
 from rlhf_jax.rollout.text import completion_log_probs
 from rlhf_jax.sampling.decode import generate
 from rlhf_jax.train.batches import in_batches, num_rows
-from rlhf_jax.train.ppo import Frozen
+from rlhf_jax.train.state import Frozen
 from rlhf_jax.types import (
     Array,
     Key,
@@ -47,7 +49,8 @@ def make_evaluate(
     """`(policy, frozen, prompts, key) -> Evaluation` of one completion a prompt."""
 
     def on_batch(policy: Params, frozen: Frozen, prompts: Sequences, key: Key) -> Evaluation:
-        sampling = config.sampling
+        # Texts are read up to their end, however they are sampled in training.
+        sampling = dataclasses.replace(config.sampling, stop_at_eos=True)
         rollout = generate(
             model,
             policy,

@@ -1,4 +1,4 @@
-"""From scored completions to what PPO learns from: token rewards, advantages, returns."""
+"""From scored completions to what the policy learns from: token rewards, advantages, returns."""
 
 from __future__ import annotations
 
@@ -6,81 +6,107 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rlhf_jax.config import PPOConfig, RLHFConfig
+from rlhf_jax.config import PolicyGradientConfig, RLHFConfig
 from rlhf_jax.models.functional import Model
-from rlhf_jax.ops.advantages import gae
-from rlhf_jax.ops.kl import kl_k1
-from rlhf_jax.ops.masked import masked_mean, masked_var, masked_whiten
-from rlhf_jax.ops.shaping import completion_discounts, token_rewards
-from rlhf_jax.rollout.text import (
-    Experience,
-    completion_log_probs,
-    log_probs_and_values,
-    with_log_probs,
-)
-from rlhf_jax.train.state import TrainState
-from rlhf_jax.types import Array, Metrics, Params, TextRollout
+from rlhf_jax.ops.distributions import log_probs_of
+from rlhf_jax.ops.kl import kl_full, kl_k1, kl_k2, kl_k3
+from rlhf_jax.ops.masked import masked_mean, masked_sum, masked_var
+from rlhf_jax.ops.shaping import token_rewards, valued_slots
+from rlhf_jax.rollout.text import Experience, completion_outputs, with_log_probs
+from rlhf_jax.train.advantages import estimate, sequence_advantages
+from rlhf_jax.train.scores import Scored
+from rlhf_jax.train.state import TrainState, policy_gradient
+from rlhf_jax.types import Array, Metrics, Params
 
 
 def make_experience(
-    model: Model,
-    config: RLHFConfig,
-    state: TrainState,
-    rollout: TextRollout,
-    scores: Array,
-    reference: Params,
+    model: Model, config: RLHFConfig, state: TrainState, scored: Scored, reference: Params
 ) -> tuple[Experience, Metrics]:
-    """Adds values, advantages and returns to a scored rollout."""
-    algo, mask = config.algo, rollout.completion_mask
-    temperature = config.sampling.temperature
-    log_probs, values, _ = log_probs_and_values(
-        model, state.params, rollout, temperature, config.model.value_head
-    )
+    """Adds rewards, values, advantages and returns to a scored rollout."""
+    algo, rollout, mask = policy_gradient(config), scored.rollout, scored.rollout.completion_mask
+    logits, values = completion_outputs(model, state.params, rollout, config)
+    ref_logits, _ = completion_outputs(model, {"policy": reference}, rollout, config)
+    tokens = rollout.completion_tokens
     if algo.behavior_log_probs == "forward":
-        rollout = with_log_probs(rollout, log_probs)
-    ref_log_probs, _ = completion_log_probs(model, reference, rollout, temperature)
-    kl = jnp.where(mask, kl_k1(rollout.behavior_log_probs, ref_log_probs), 0.0)
+        rollout = with_log_probs(rollout, log_probs_of(logits, tokens))
+    ref_log_probs = jnp.where(mask, log_probs_of(ref_logits, tokens), 0.0)
+    old = rollout.behavior_log_probs
+    kl = jnp.where(mask, estimated_kl(algo, old, ref_log_probs, logits, ref_logits), 0.0)
     rewards = token_rewards(
-        scores, kl, mask, kl_coef=state.extra["kl_coef"], placement=algo.score_placement
+        scored.scores,
+        kl,
+        mask,
+        kl_coef=state.extra["kl_coef"] if algo.kl_placement == "reward" else 0.0,
+        placement=algo.score_placement,
     )
-    if algo.whiten_rewards:
-        rewards = masked_whiten(rewards, valued(algo, mask), shift_mean=False)
-    values = jnp.where(valued(algo, mask), values, 0.0)
-    advantages = text_gae(algo, rewards, values, mask)
-    returns = advantages + values
-    if algo.whiten_advantages:
-        advantages = masked_whiten(advantages, mask)
-    experience = Experience(
+    advantages = sequence_advantages(algo, jnp.sum(rewards, axis=1), scored, state)
+    raw = Experience(
         rollout=rollout,
-        values=values,
-        advantages=advantages,
-        returns=returns,
+        learnt=mask & scored.learnt[:, None],
+        rewards=rewards,
+        values=jnp.where(valued_slots(mask, algo.score_placement), values, 0.0),
+        advantages=jnp.broadcast_to(advantages[:, None], mask.shape),
+        returns=jnp.zeros_like(rewards),
+        ref_log_probs=ref_log_probs,
+        behavior_logits=logits if needs_behavior_logits(algo) else None,
+        ref_logits=ref_logits if needs_ref_logits(algo) else None,
     )
-    per_text = lambda x: jnp.mean(jnp.sum(jnp.where(mask, x, 0.0), axis=1))
-    non_score = -state.extra["kl_coef"] * per_text(kl)
-    error = masked_var(returns - values, mask) / jnp.maximum(masked_var(returns, mask), 1e-8)
-    metrics = {
-        "objective/kl": per_text(kl),
-        "objective/kl_coef": state.extra["kl_coef"],
-        "objective/entropy": per_text(-rollout.behavior_log_probs),
-        "objective/non_score_reward": non_score,
-        "objective/rlhf_reward": jnp.mean(scores) + non_score,
-        "tokens/completion_length": jnp.mean(jnp.sum(mask, axis=1, dtype=jnp.float32)),
-        "val/explained_variance": 1.0 - error,
-        "val/value_mean": masked_mean(values, mask),
-    }
+    estimated = estimate(algo, raw)
+    metrics = describe(algo, state, scored, estimated)
+    experience = estimated if algo.whiten_over == "batch" else raw
     return jax.tree.map(lax.stop_gradient, (experience, metrics))
 
 
-def valued(algo: PPOConfig, mask: Array) -> Array:
-    """Slots [B, T] that have a value: with the score in the last slot it passes through padding."""
-    return jnp.ones_like(mask) if algo.score_placement == "last_slot" else mask
+def needs_behavior_logits(algo: PolicyGradientConfig) -> bool:
+    """Whether the loss compares whole distributions with the sampler's."""
+    return algo.surrogate in ("kl_penalty", "adaptive_kl_penalty")
 
 
-def text_gae(algo: PPOConfig, rewards: Array, values: Array, mask: Array) -> Array:
-    """Advantages [B, T] of completions that end, or are cut, with nothing after them."""
-    discounts = completion_discounts(mask, algo.gamma, placement=algo.score_placement)
-    bootstrap = jnp.pad(values, [(0, 0), (0, 1)])  # [B, T + 1]; 0 after the end
-    one = lambda r, d, v: gae(r, d, v, gae_lambda=algo.gae_lambda)
-    advantages = jax.vmap(one)(rewards, discounts, bootstrap)
-    return jnp.where(valued(algo, mask), advantages, 0.0)
+def needs_ref_logits(algo: PolicyGradientConfig) -> bool:
+    """Whether the loss compares whole distributions with the reference's."""
+    return algo.kl_placement == "loss" and algo.kl_estimator == "full"
+
+
+def estimated_kl(
+    algo: PolicyGradientConfig,
+    log_probs: Array,
+    ref_log_probs: Array,
+    logits: Array,
+    ref_logits: Array | None,
+) -> Array:
+    """KL(policy || reference) per token by the estimator asked for, [B, T]."""
+    match algo.kl_estimator:
+        case "k1":
+            return kl_k1(log_probs, ref_log_probs)
+        case "k2":
+            return kl_k2(log_probs, ref_log_probs)
+        case "k3":
+            return kl_k3(log_probs, ref_log_probs)
+    assert ref_logits is not None
+    return kl_full(logits, ref_logits)
+
+
+def describe(
+    algo: PolicyGradientConfig, state: TrainState, scored: Scored, experience: Experience
+) -> Metrics:
+    """What is logged of a rollout and of what it is worth."""
+    rollout, mask = experience.rollout, experience.rollout.completion_mask
+    rows = jnp.maximum(jnp.sum(jnp.any(mask, axis=1), dtype=jnp.float32), 1.0)
+    per_text = lambda x: masked_sum(x, mask) / rows
+    k1 = kl_k1(rollout.behavior_log_probs, experience.ref_log_probs)
+    cost = -state.extra["kl_coef"] * per_text(k1)
+    metrics = {
+        "objective/kl": per_text(k1),
+        "objective/kl_token": masked_mean(k1, mask),
+        "objective/kl_coef": state.extra["kl_coef"],
+        "objective/entropy": per_text(-rollout.behavior_log_probs),
+        "objective/non_score_reward": cost,
+        "objective/rlhf_reward": jnp.mean(scored.raw) + cost,
+        "tokens/completion_length": per_text(jnp.ones_like(k1)),
+    }
+    if algo.critic:
+        values, returns = experience.values, experience.returns
+        error = masked_var(returns - values, mask) / jnp.maximum(masked_var(returns, mask), 1e-8)
+        metrics["val/explained_variance"] = 1.0 - error
+        metrics["val/value_mean"] = masked_mean(values, mask)
+    return metrics

@@ -1,36 +1,29 @@
-"""The whole pipeline: supervised model, reward model, PPO, and the comparison before and after."""
+"""The whole pipeline: supervised model, reward model, tuned policy, comparison before and after."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
-import jax
-
-from rlhf_jax.config import RLHFConfig
-from rlhf_jax.io.console import note
+from rlhf_jax.config import BestOfNConfig, PreferenceConfig, RejectionConfig, RLHFConfig
 from rlhf_jax.io.params import save_params
-from rlhf_jax.io.sinks import read_rows
 from rlhf_jax.io.stage_cache import StageCache
+from rlhf_jax.models.sizes import as_built
 from rlhf_jax.models.transformer import make_transformer
 from rlhf_jax.tasks.protocol import Task
+from rlhf_jax.train.cached import cached_stage
 from rlhf_jax.train.evaluate import Evaluation
 from rlhf_jax.train.loop import Session
-from rlhf_jax.train.ppo import Frozen
+from rlhf_jax.train.offline import run_best_of_n, run_preference, run_rejection
 from rlhf_jax.train.scoring import ScoreHost
 from rlhf_jax.train.stages import (
     Pipeline,
-    compile_evaluation,
     reward_settings,
-    run_ppo,
     run_reward_model,
     run_sft,
     sft_settings,
 )
+from rlhf_jax.train.state import Frozen
+from rlhf_jax.train.tuning import compile_evaluation, run_sampled
 from rlhf_jax.types import Params
 
 
@@ -48,6 +41,7 @@ def make_pipeline(
     config: RLHFConfig, task: Task, session: Session, score_host: ScoreHost | None = None
 ) -> Pipeline:
     """Builds the model and opens the stage cache."""
+    config = dataclasses.replace(config, model=as_built(config.model, task.codec.vocab_size))
     model = make_transformer(config.model, task.codec.vocab_size)
     cache = StageCache(config.run.cache_dir) if config.run.cache else None
     pieces = {"config": config, "task": task, "session": session, "model": model}
@@ -62,55 +56,22 @@ def run_pipeline(pipeline: Pipeline) -> Outcome:
     frozen = Frozen(reference=reference, reward=reward)
     evaluate = compile_evaluation(pipeline, frozen)
     before = evaluate(reference, frozen)
-    state = run_ppo(pipeline, frozen)
-    save_params(pipeline.session.run_dir.params("policy"), state.params)
-    after = evaluate(state.params["policy"], frozen)
-    return Outcome(policy=state.params["policy"], frozen=frozen, before=before, after=after)
-
-
-@functools.cache
-def code_hash() -> str:
-    """A hash of the package's source that trains stages: changed code trains them again."""
-    root = Path(__file__).parents[1]
-    rooms = ("ops", "losses", "models", "sampling", "rollout")
-    train = ("batches", "evaluate", "reward_model", "sft", "stages", "state")
-    files = [f for room in rooms for f in sorted((root / room).glob("*.py"))]
-    files += [root / "train" / f"{name}.py" for name in train]
-    digest = hashlib.sha256()
-    for file in (*files, root / "optim.py", root / "types.py", root / "config.py"):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def identity(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The key of a cached stage: its settings, and the code and platform that ran them."""
-    platform = f"{jax.__version__} {jax.default_backend()}"
-    return {"stage": stage, "code": code_hash(), "jax": platform, "settings": settings}
-
-
-def cached_stage(
-    pipeline: Pipeline, name: str, settings: Mapping[str, Any], train: Callable[[], Params]
-) -> Params:
-    """Parameters of a stage, from an earlier run that asked for the same or trained now."""
-    cache, session, key = pipeline.cache, pipeline.session, identity(name, settings)
-    found = cache.get(key) if cache else None
-    if found:
-        note(f"{name}: an earlier run trained the same; taken from the cache (run.cache=false)")
-        params, info = jax.device_put(found[0]), dict(found[1])
-        earlier = info.pop("rows")
-        session.stages[name] = info | {"cached": True}
-        if not rows_of(session, name):
-            for row in earlier:  # so that the record and the plots are whole
-                session.sink.log(row)
+    params = tune(pipeline, frozen)
+    save_params(pipeline.session.run_dir.params("policy"), params)
+    if isinstance(pipeline.config.algo, BestOfNConfig):
+        after = run_best_of_n(pipeline, frozen)
     else:
-        params = train()
-        info = session.stages[name]
-        if cache:
-            cache.put(key, params, info | {"rows": rows_of(session, name)})
-    save_params(session.run_dir.params(name), params)
-    return params
+        after = evaluate(params["policy"], frozen)
+    return Outcome(policy=params["policy"], frozen=frozen, before=before, after=after)
 
 
-def rows_of(session: Session, stage: str) -> list[dict[str, Any]]:
-    """What metrics.jsonl holds of a stage."""
-    return [row for row in read_rows(session.run_dir.metrics) if row.get("stage") == stage]
+def tune(pipeline: Pipeline, frozen: Frozen) -> Params:
+    """Runs the algorithm; returns the policy, and its value function if it has one."""
+    match pipeline.config.algo:
+        case PreferenceConfig():
+            return run_preference(pipeline, frozen).params
+        case RejectionConfig():
+            return run_rejection(pipeline, frozen).params
+        case BestOfNConfig():
+            return {"policy": frozen.reference}
+    return run_sampled(pipeline, frozen).params

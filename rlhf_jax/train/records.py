@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.config import RLHFConfig
+from rlhf_jax.config import PolicyGradientConfig, RLHFConfig
 from rlhf_jax.tasks.protocol import Task
 from rlhf_jax.train.evaluate import Evaluation
 from rlhf_jax.train.loop import Session
@@ -57,16 +57,24 @@ def summarize(
     known: dict[str, Columns],
 ) -> dict[str, Any]:
     """The content of summary.json, but for versions and hardware."""
-    adaptive = config.algo.kl_controller == "adaptive"
     return {
         "task": config.task.name,
+        "algo": config.algo.name,
         "seed": config.seed,
         "before": numbers(task, outcome.before, known["before"]),
         "after": numbers(task, outcome.after, known["after"]),
         "facts": dict(task.facts),
         "stages": session.stages,
-        "kl_target": config.algo.kl_target if adaptive else None,
+        "kl_target": kl_target(config),
     }
+
+
+def kl_target(config: RLHFConfig) -> float | None:
+    """Where a controller holds the KL, in nats a sequence; None without one."""
+    algo = config.algo
+    if not isinstance(algo, PolicyGradientConfig) or algo.kl_controller != "adaptive":
+        return None
+    return algo.kl_target if algo.kl_unit == "sequence" else None
 
 
 def side_by_side(

@@ -27,7 +27,10 @@ def pair_scores(model: Model, params: Params, pairs: PairBatch) -> tuple[Array, 
 
 def init(trunk: Params, width: int, config: RewardModelConfig, key: Key) -> TrainState:
     """A state that starts from a language model's trunk."""
-    params = {"trunk": trunk, "head": init_head(stream(key, "reward_head"), width)}
+    params = {
+        "trunk": trunk,
+        "head": init_head(stream(key, "reward_head"), width, scale=config.head_init),
+    }
     return init_state(params, make_optimizer(config.optim, config.steps), key)
 
 

@@ -51,8 +51,8 @@ def run_rlhf(config: RLHFConfig, path: Path) -> None:
     samples = side_by_side(config, task, outcome, known)
     write_jsonl(run_dir.samples, samples)
     plot_run(path)
-    print_comparison(summary["before"], summary["after"])
-    print_samples(samples[: config.eval.num_samples])
+    print_comparison(summary["before"], summary["after"], name=config.algo.name)
+    print_samples(samples[: config.eval.num_samples], name=config.algo.name)
     print_run_dir(path)
 
 

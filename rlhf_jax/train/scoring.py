@@ -9,31 +9,40 @@ import numpy as np
 
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.value_heads import score_texts
+from rlhf_jax.rollout.text import up_to_end
 from rlhf_jax.tasks.protocol import TextCodec
 from rlhf_jax.tasks.rewards import RewardFn
 from rlhf_jax.tasks.rewards import score_texts as call_reward
-from rlhf_jax.train.ppo import Frozen
-from rlhf_jax.types import Array, Metrics, ScoreFn, TextRollout
+from rlhf_jax.train.state import Frozen
+from rlhf_jax.types import Array, Metrics, ScoreFn, SpecialTokens, TextRollout
 
 ScoreHost = Callable[[TextRollout], np.ndarray]
 
 
 def make_score(
-    reward: str, model: Model, gold: ScoreFn | None
+    reward: str, model: Model, gold: ScoreFn | None, special: SpecialTokens
 ) -> Callable[[Frozen, TextRollout], Array]:
-    """The in-graph reward: the task's `gold`, or the learned reward model."""
-    if reward == "gold" and gold is not None:
-        return lambda frozen, rollout: gold(rollout.tokens(), rollout.mask())
-    return lambda frozen, rollout: score_texts(
-        model, frozen.reward, rollout.tokens(), rollout.mask()
-    )
+    """The in-graph reward of texts up to their end: the task's `gold`, or the reward model."""
+
+    def score(frozen: Frozen, rollout: TextRollout) -> Array:
+        text = up_to_end(rollout, special)
+        if reward == "gold" and gold is not None:
+            return gold(text.tokens(), text.mask())
+        return score_texts(model, frozen.reward, text.tokens(), text.mask())
+
+    return score
 
 
-def make_watch(gold: ScoreFn | None) -> Callable[[TextRollout], Metrics]:
+def make_watch(gold: ScoreFn | None, special: SpecialTokens) -> Callable[[TextRollout], Metrics]:
     """Adds the task's true reward to the metrics, where it has one."""
     if gold is None:
         return lambda rollout: {}
-    return lambda rollout: {"gold/score": jnp.mean(gold(rollout.tokens(), rollout.mask()))}
+
+    def watch(rollout: TextRollout) -> Metrics:
+        text = up_to_end(rollout, special)
+        return {"gold/score": jnp.mean(gold(text.tokens(), text.mask()))}
+
+    return watch
 
 
 def texts_of(codec: TextCodec, rollout: TextRollout) -> list[str]:
@@ -55,4 +64,4 @@ def prompt_and_completion(codec: TextCodec, rollout: TextRollout) -> list[tuple[
 
 def host_score(codec: TextCodec, reward: RewardFn) -> ScoreHost:
     """Scores rollouts with a plain callable from texts to floats."""
-    return lambda rollout: call_reward(reward, texts_of(codec, rollout))
+    return lambda rollout: call_reward(reward, texts_of(codec, up_to_end(rollout, codec.special)))

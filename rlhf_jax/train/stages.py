@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 import jax
@@ -14,13 +13,11 @@ from rlhf_jax.io.stage_cache import StageCache
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.value_heads import standardized_head
 from rlhf_jax.tasks.protocol import Task
-from rlhf_jax.train import ppo, reward_model, sft
-from rlhf_jax.train.evaluate import Evaluation, make_evaluate
-from rlhf_jax.train.health import ratio_check
+from rlhf_jax.train import reward_model, sft
+from rlhf_jax.train.evaluate import make_evaluate
 from rlhf_jax.train.loop import Session, Stage, compile_timed, repeat, run_stage
-from rlhf_jax.train.ppo import Frozen
-from rlhf_jax.train.scoring import ScoreHost, make_score, make_watch
-from rlhf_jax.train.state import TrainState, stream
+from rlhf_jax.train.scoring import ScoreHost
+from rlhf_jax.train.state import Frozen, TrainState, stream
 from rlhf_jax.types import Key, Params
 
 MAX_HELDOUT = 2048  # texts that are looked at about ten times a stage
@@ -47,7 +44,7 @@ def sft_settings(pipeline: Pipeline) -> dict[str, Any]:
     """Everything the supervised model depends on, but for the code."""
     config = pipeline.config
     model, settings = dataclasses.asdict(config.model), dataclasses.asdict(config.sft)
-    for unused in ("value_head", "value_init"):
+    for unused in ("value_head", "value_init", "value_layers"):
         del model[unused]
     return {
         "seed": config.seed,
@@ -66,7 +63,7 @@ def reward_settings(pipeline: Pipeline) -> dict[str, Any]:
     return sft_settings(pipeline) | {k: dataclasses.asdict(v) for k, v in parts.items()}
 
 
-def ppo_settings(pipeline: Pipeline) -> dict[str, Any]:
+def tuning_settings(pipeline: Pipeline) -> dict[str, Any]:
     """Everything the tuned policy depends on, but for the code."""
     config = pipeline.config
     parts = {"algo": config.algo, "optim": config.optim, "model": config.model}
@@ -99,6 +96,8 @@ def run_reward_model(pipeline: Pipeline, reference: Params) -> Params:
     config, task, model = pipeline.config.reward_model, pipeline.task, pipeline.model
     static, hparams = split_dynamic(config)
     state = reward_model.init(reference, pipeline.config.model.width, config, pipeline.key)
+    if config.normalize_before:
+        state = dataclasses.replace(state, params=rescaled(pipeline, reference, state.params))
     pairs, heldout = jax.device_put((task.train_pairs, task.heldout_pairs))
     step = repeat(reward_model.make_train_step(model, static))
     params = run_supervised(
@@ -111,7 +110,7 @@ def run_reward_model(pipeline: Pipeline, reference: Params) -> Params:
         ("heldout_accuracy", reward_model.make_evaluate(model), heldout),
         ("loss", "accuracy", "heldout_accuracy"),
     )
-    return normalize_reward(pipeline, reference, params) if config.normalize else params
+    return params if config.normalize == "none" else rescaled(pipeline, reference, params)
 
 
 def run_supervised(pipeline, name, config, settings, state, training, evaluation, shown) -> Params:
@@ -150,18 +149,19 @@ def run_supervised(pipeline, name, config, settings, state, training, evaluation
     return state.params
 
 
-def normalize_reward(pipeline: Pipeline, reference: Params, reward: Params) -> Params:
-    """Shifts and scales the head to mean 0 and variance 1 over samples of the reference.
+def rescaled(pipeline: Pipeline, reference: Params, reward: Params) -> Params:
+    """Shifts the head to mean 0 over samples of the reference, and scales it to variance 1.
 
     As Ziegler et al. 2019, section 2.1, so that a KL coefficient means the same whatever the
-    scale the pairs left the reward model with.
+    scale the pairs left the reward model with. `normalize=shift` leaves the scale.
     """
     frozen = Frozen(reference=reference, reward=reward)
     prompts = jax.device_put(first_rows(pipeline.task.train_prompts, 512))
     evaluate = jax.jit(make_evaluation(pipeline))
     with pipeline.session.guard("normalising the reward model"):
         scores = evaluate(reference, frozen, prompts, stream(pipeline.key, "normalize")).reward
-    return {"trunk": reward["trunk"], "head": standardized_head(reward["head"], scores)}
+    scale = pipeline.config.reward_model.normalize != "shift"
+    return reward | {"head": standardized_head(reward["head"], scores, scale=scale)}
 
 
 def first_rows(tree: Any, count: int) -> Any:
@@ -178,74 +178,3 @@ def make_evaluation(pipeline: Pipeline) -> Any:
         special=codec.special,
         gold=pipeline.task.gold,
     )
-
-
-def compile_evaluation(pipeline: Pipeline, frozen: Frozen) -> Any:
-    """`(policy, frozen) -> Evaluation` on the evaluation prompts, always with the same key."""
-    prompts = first_rows(pipeline.task.eval_prompts, pipeline.config.eval.num_prompts)
-    prompts, key = jax.device_put(prompts), stream(pipeline.key, "evaluate")
-    args = (frozen.reference, frozen, prompts, key)
-    with pipeline.session.guard("compiling the evaluation"):
-        compiled, seconds = compile_timed(make_evaluation(pipeline), *args)
-    record = pipeline.session.stages["evaluate"] = {"compile_seconds": seconds, "seconds": 0.0}
-
-    def evaluate(policy: Params, frozen: Frozen) -> Evaluation:
-        start = time.monotonic()
-        with pipeline.session.guard("evaluation"):
-            found = jax.block_until_ready(compiled(policy, frozen, prompts, key))
-        record["seconds"] += time.monotonic() - start
-        return found
-
-    return evaluate
-
-
-def run_ppo(pipeline: Pipeline, frozen: Frozen) -> TrainState:
-    """Improves the policy; one compiled program an update if the reward is in-graph."""
-    config, codec = pipeline.config, pipeline.task.codec
-    static, hparams = split_dynamic(config)
-    score = make_score(config.task.reward, pipeline.model, pipeline.task.gold)
-    steps = ppo.make_ppo(
-        pipeline.model,
-        static,
-        special=codec.special,
-        score=score,
-        watch=make_watch(pipeline.task.gold),
-    )
-    state = jax.tree.map(jnp.copy, ppo.init(config, frozen, pipeline.key))
-    prompts = jax.device_put(pipeline.task.train_prompts)
-    args = (state, prompts, frozen, hparams)
-    with pipeline.session.guard("compiling ppo"):
-        if pipeline.score_host is None:
-            step, seconds = compile_timed(steps.train_step, *args, donate=True)
-            advance = lambda state, n: step(state, *args[1:])
-        else:
-            advance, seconds = host_scored(pipeline.score_host, steps, *args)
-    shown = ("objective/scores", "gold/score", "objective/kl", "objective/kl_coef")
-    stage = Stage(
-        name="ppo",
-        total=config.algo.updates,
-        chunk=1,
-        save_every=config.run.checkpoint_every,
-        settings=ppo_settings(pipeline),
-        advance=advance,
-        shown=shown,
-        check=ratio_check(config),
-    )
-    state = run_stage(pipeline.session, stage, state)
-    pipeline.session.stages["ppo"] |= {"compile_seconds": seconds, "update": config.algo.updates}
-    return state
-
-
-def host_scored(score: ScoreHost, steps: ppo.PPO, state, prompts, frozen, hparams):
-    """An update in two programs with a plain Python reward between them."""
-    collect, first = compile_timed(steps.collect, state, prompts, hparams)
-    rollout = collect(state, prompts, hparams)
-    zeros = jnp.zeros(rollout.completion_tokens.shape[0], jnp.float32)
-    args = (state, rollout, zeros, frozen, hparams)
-    learn, second = compile_timed(steps.learn, *args, donate=True)
-
-    def advance(state: TrainState, n: int):
-        rollout = collect(state, prompts, hparams)
-        return learn(state, rollout, jnp.asarray(score(rollout)), frozen, hparams)
-
-    return advance, first + second

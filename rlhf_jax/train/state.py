@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from rlhf_jax.types import Array, Key, Params, record
+from rlhf_jax.config import PolicyGradientConfig, RLHFConfig
+from rlhf_jax.types import Array, Key, Metrics, Params, TextRollout, record
+
+T = TypeVar("T")
 
 
 @record
@@ -24,6 +28,26 @@ class TrainState:
     skipped: Array  # [] int32, optimizer steps dropped because something was not finite
     skipped_in_a_row: Array  # [] int32
     extra: dict[str, Array]  # what one algorithm adds, e.g. the KL coefficient
+
+
+@record
+class Frozen:
+    """Parameters that are read and never changed; one copy serves every run of a sweep."""
+
+    reference: Params  # trunk
+    reward: Params  # {"trunk", "head"}
+
+
+class Algorithm(NamedTuple):
+    """The pieces of one update, all pure. `train_step` is the three others in one program.
+
+    They are apart because the score may be a plain Python function, called between two programs.
+    """
+
+    collect: Callable[..., TextRollout]  # (state, prompts, hparams)
+    score: Callable[[Frozen, TextRollout], Array]
+    learn: Callable[..., tuple[TrainState, Metrics]]  # (state, rollout, scores, frozen, hparams)
+    train_step: Callable[..., tuple[TrainState, Metrics]]  # (state, prompts, frozen, hparams)
 
 
 def init_state(params: Params, tx: optax.GradientTransformation, key: Key, **extra: Array):
@@ -62,13 +86,23 @@ def apply_gradients(
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
     bad = jnp.where(finite, 0, 1).astype(jnp.int32)
     after = dataclasses.replace(
         state,
-        params=keep(params, state.params),
-        opt_state=keep(opt_state, state.opt_state),
+        params=where(finite, params, state.params),
+        opt_state=where(finite, opt_state, state.opt_state),
         skipped=state.skipped + bad,
         skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
     )
     return after, norm
+
+
+def where(condition: Array, yes: T, no: T) -> T:
+    """One of two equal trees."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def policy_gradient(config: RLHFConfig) -> PolicyGradientConfig:
+    """The settings of the algorithm, where they are those of the policy-gradient family."""
+    assert isinstance(config.algo, PolicyGradientConfig)
+    return config.algo

@@ -1,5 +1,6 @@
-"""DPO and IPO: hand-worked values, their optima on an enumerable problem, and extremes."""
+"""The DPO family: hand-worked values, optima on an enumerable problem, and extremes."""
 
+import functools
 import itertools
 
 import jax
@@ -7,9 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.losses.dpo import dpo_loss, ipo_loss
+from rlhf_jax.losses.dpo import dpo_loss, hinge_loss, ipo_loss, robust_dpo_loss
 
-LOSSES = {"dpo": dpo_loss, "ipo": ipo_loss}
+LOSSES = {
+    "dpo": dpo_loss,
+    "ipo": ipo_loss,
+    "hinge": hinge_loss,
+    "robust": functools.partial(robust_dpo_loss, label_smoothing=0.2),
+}
 # Log-ratios to the reference: +1 and -0.5, so h = 1.5.
 PAIR = tuple(jnp.array([x]) for x in (-2.0, -4.5, -3.0, -4.0))
 
@@ -33,6 +39,49 @@ def test_ipo_by_hand():
     assert loss != [42.25]  # 1 / beta in place of 1 / (2 beta)
 
 
+def test_hinge_by_hand():
+    loss, chosen, rejected = hinge_loss(*PAIR, beta=0.5)
+    assert (loss.tolist(), chosen.tolist(), rejected.tolist()) == ([0.25], [0.5], [-0.25])
+    assert hinge_loss(*PAIR, beta=2.0)[0].tolist() == [0.0]  # 1.5 nats is enough
+    zeros = jnp.zeros(4)
+
+    def total(x):
+        return jnp.sum(hinge_loss(x, zeros, zeros, zeros, beta=0.5)[0])
+
+    slopes = jax.grad(total)(jnp.array([-9.0, 1.9, 2.1, 9.0]))  # satisfied from 1 / beta on
+    assert slopes.tolist() == [-0.5, -0.5, 0.0, 0.0]
+
+
+def test_robust_by_hand():
+    loss, chosen, rejected = robust_dpo_loss(*PAIR, beta=2.0, label_smoothing=0.1)
+    right, wrong = np.log(1 + np.exp(-3.0)), np.log(1 + np.exp(3.0))
+    np.testing.assert_allclose(loss, [(0.9 * right - 0.1 * wrong) / 0.8], rtol=1e-5)
+    assert (chosen.tolist(), rejected.tolist()) == ([2.0], [-1.0])
+    assert loss[0] < 0 < 0.9 * right + 0.1 * wrong  # smoothing has the other sign
+    np.testing.assert_array_equal(robust_dpo_loss(*PAIR, beta=2.0)[0], dpo_loss(*PAIR, beta=2.0)[0])
+
+
+@pytest.mark.parametrize("flips", [0.0, 0.1, 0.4])
+def test_robust_is_unbiased_under_flipped_labels(flips, float64):
+    """Averaged over the flips it is DPO on the true labels, in value and in gradient."""
+    rng = np.random.default_rng(0)
+    chosen, rejected, ref_chosen, ref_rejected = (jnp.array(-9 * rng.random(8)) for _ in range(4))
+
+    def noisy(x, loss):
+        kept = loss(x, rejected, ref_chosen, ref_rejected, beta=0.7, label_smoothing=flips)[0]
+        flipped = loss(rejected, x, ref_rejected, ref_chosen, beta=0.7, label_smoothing=flips)[0]
+        return jnp.sum((1 - flips) * kept + flips * flipped)
+
+    def clean(x):
+        return jnp.sum(dpo_loss(x, rejected, ref_chosen, ref_rejected, beta=0.7)[0])
+
+    expected = jax.value_and_grad(clean)(chosen)
+    for found, truth in zip(jax.value_and_grad(noisy)(chosen, robust_dpo_loss), expected):
+        np.testing.assert_allclose(found, truth, rtol=1e-9)
+    biased = jax.grad(noisy)(chosen, dpo_loss)  # conservative DPO only damps
+    assert flips == 0 or np.max(np.abs(biased - expected[1])) > 0.03
+
+
 @pytest.mark.parametrize("beta", [0.01, 0.1, 5.0])
 def test_at_the_reference(beta):
     log_probs = jnp.array([-3.0, -7.0])
@@ -40,6 +89,9 @@ def test_at_the_reference(beta):
     np.testing.assert_allclose(loss, np.log(2), rtol=1e-6)
     assert chosen.tolist() == rejected.tolist() == [0.0, 0.0]
     np.testing.assert_allclose(ipo_loss(*([log_probs] * 4), beta=beta)[0], 0.25 / beta**2)
+    assert hinge_loss(*([log_probs] * 4), beta=beta)[0].tolist() == [1.0, 1.0]
+    robust = robust_dpo_loss(*([log_probs] * 4), beta=beta, label_smoothing=0.1)[0]
+    np.testing.assert_allclose(robust, np.log(2), rtol=1e-6)
 
 
 def population_gradient(name, beta, reward, log_pi):

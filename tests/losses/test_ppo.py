@@ -94,6 +94,7 @@ def test_nan_is_not_hidden():
     for args in ((bad, good, good), (good, bad, good), (good, good, bad)):
         assert np.isnan(ppo_clip_loss(*args, **CLIP))
         assert np.isnan(value_loss(*args, clip=0.2))
+        assert np.isnan(value_loss(*args, clip=0.2, huber_delta=1.0))
 
 
 def test_value_loss_by_hand():
@@ -111,11 +112,39 @@ def test_value_loss_by_hand():
     )
 
 
-def test_value_loss_finite_at_extremes():
-    values = jnp.array([1e15, -1e15])
-    gradient = jax.grad(lambda v: jnp.sum(value_loss(v, jnp.zeros(2), jnp.zeros(2), clip=0.2)))
+def test_huber_by_hand():
+    errors = jnp.array([0.0, 0.5, -1.0, 2.0, -4.0])
+    zeros = jnp.zeros(5)
+    found = value_loss(errors, zeros, zeros, huber_delta=1.0)
+    np.testing.assert_allclose(found, [0, 0.125, 0.5, 1.5, 3.5], rtol=1e-6)
+    assert abs(float(found[3]) - 2.0) > 0.4  # delta |e|: a jump at delta
+    slopes = jax.grad(lambda v: jnp.sum(value_loss(v, zeros, zeros, huber_delta=1.0)))(errors)
+    np.testing.assert_allclose(slopes, jnp.clip(errors, -1, 1), rtol=1e-6)
+
+
+def test_huber_takes_the_larger_of_clipped_and_unclipped():
+    args = jnp.array([2.0, 2.0, 0.1]), jnp.zeros(3), jnp.array([3.0, 1.0, 1.0])
+    # Clipped to 0.5, 0.5, 0.1: errors 2.5, 0.5, 0.9 against 1, 1, 0.9.
+    found = value_loss(*args, clip=0.5, huber_delta=0.8)
+    np.testing.assert_allclose(found, [0.8 * 2.1, 0.8 * 0.6, 0.8 * 0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [None, 0.3])
+def test_a_wide_huber_is_the_square(clip, float64):
+    args = [jnp.array(x) for x in np.random.default_rng(2).normal(size=(3, 50))]
+    square = value_loss(*args, clip=clip)
+    np.testing.assert_allclose(value_loss(*args, clip=clip, huber_delta=100.0), square, rtol=1e-12)
+    narrow = value_loss(*args, clip=clip, huber_delta=0.5)
+    assert np.all(narrow <= square + 1e-12) and np.any(narrow < square - 0.1)
+
+
+@pytest.mark.parametrize("huber_delta", [None, 1.0])
+def test_value_loss_finite_at_extremes(huber_delta):
+    values, zeros = jnp.array([1e15, -1e15]), jnp.zeros(2)
+    kwargs = dict(clip=0.2, huber_delta=huber_delta)
+    gradient = jax.grad(lambda v: jnp.sum(value_loss(v, zeros, zeros, **kwargs)))
     assert np.all(np.isfinite(gradient(values)))
-    assert np.all(np.isfinite(value_loss(values, jnp.zeros(2), jnp.zeros(2))))
+    assert np.all(np.isfinite(value_loss(values, zeros, zeros, huber_delta=huber_delta)))
 
 
 def test_approx_kl_is_half_the_square():
@@ -130,6 +159,7 @@ def test_traced_hyperparameters_under_jit_and_vmap():
         return (
             ppo_clip_loss(log_probs, jnp.zeros(2), advantages, dual_clip=2 + eps, **kwargs),
             value_loss(log_probs, jnp.zeros(2), advantages, clip=eps),
+            value_loss(log_probs, jnp.zeros(2), advantages, huber_delta=eps),
             clip_fraction(log_probs, jnp.zeros(2), advantages, **kwargs),
         )
 
@@ -137,7 +167,7 @@ def test_traced_hyperparameters_under_jit_and_vmap():
     for lane, eps in enumerate((0.1, 0.9)):
         for found, expected in zip(lanes, both(eps)):
             np.testing.assert_allclose(found[lane], expected, rtol=1e-5)
-    assert lanes[2].tolist() == [[1.0, 1.0], [0.0, 0.0]]
+    assert lanes[3].tolist() == [[1.0, 1.0], [0.0, 0.0]]
 
 
 def test_shapes_are_checked():

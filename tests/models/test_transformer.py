@@ -9,8 +9,9 @@ import pytest
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.losses.language_model import cross_entropy
-from rlhf_jax.models.functional import parameter_count
-from rlhf_jax.models.transformer import empty_cache, make_transformer, rotate
+from rlhf_jax.models.blocks import rotate
+from rlhf_jax.models.functional import Model, parameter_count
+from rlhf_jax.models.transformer import empty_cache, make_transformer
 
 CONFIG = ModelConfig(layers=2, width=16, heads=4, kv_heads=2, ff_width=32, context=32)
 V, B, L = 12, 3, 6
@@ -28,7 +29,9 @@ def tokens():
     return jax.random.randint(jax.random.key(1), (B, L), 3, V, jnp.int32)
 
 
-APPLY = jax.jit(MODEL.apply, static_argnames="window")  # one compilation a shape, not one an op
+APPLY = jax.jit(
+    MODEL.apply, static_argnames=("window", "tap")
+)  # one compilation a shape, not one an op
 
 
 def logits(params, tokens, mask=None, apply=APPLY, **kwargs):
@@ -171,3 +174,45 @@ def test_a_window_equals_slicing(params, tokens):
     part = APPLY(params, tokens, mask, window=(2, 5))
     np.testing.assert_allclose(part.logits, whole.logits[:, 2:5], atol=1e-6)
     np.testing.assert_allclose(part.hidden, whole.hidden[:, 2:5], atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_copied_top_on_the_tapped_states_gives_the_same_hidden_states(params, tokens, layers):
+    wide, mask = padded(tokens, 2, 1)
+    output = APPLY(params, wide, mask, tap=CONFIG.layers - layers, window=(3, 6))
+    assert output.tapped.shape == (B, L + 3, CONFIG.width)  # all positions: later ones look back
+    names = ["block_0", "block_1", "final_norm"][-layers - 1 :]
+    top = {name: params[name] for name in names}
+    found = MODEL.top(top, output.tapped, mask, layers=layers, window=(3, 6))
+    np.testing.assert_allclose(found, output.hidden, atol=1e-6)
+    other = jax.tree.map(lambda x: 2.0 * x, top)
+    away = MODEL.top(other, output.tapped, mask, layers=layers, window=(3, 6))
+    assert np.abs(away - output.hidden).max() > 0.1
+
+
+def test_nothing_is_tapped_unless_asked_for(params, tokens):
+    assert APPLY(params, tokens, tokens > 0).tapped is None
+
+
+def test_a_model_made_of_two_functions_has_no_top():
+    with pytest.raises(NotImplementedError, match="no upper layers"):
+        Model(MODEL.init, MODEL.apply).top({}, None, None, layers=1)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("std", [0.02, 1.0])
+def test_the_embeddings_start_with_the_std_given(tied, std):
+    config = dataclasses.replace(CONFIG, embedding_std=std, tied=tied)
+    started = make_transformer(config, 400).init(KEY)
+    assert float(jnp.std(started["embedding_vd"])) == pytest.approx(std, rel=0.05)
+    if not tied:  # the head's own scale does not follow
+        assert float(jnp.std(started["head_vd"])) == pytest.approx(16**-0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("std", [0.1, 0.5, 1.0])
+def test_the_input_is_the_embedding_over_its_std(params, tokens, std):
+    model = make_transformer(dataclasses.replace(CONFIG, embedding_std=std), V)
+    tapped = jax.jit(model.apply, static_argnames="tap")(params, tokens, tokens > 0, tap=0).tapped
+    np.testing.assert_allclose(tapped, params["embedding_vd"][tokens] / std, rtol=1e-6)
+    if std == 1.0:  # the plain parametrisation: the rows themselves
+        np.testing.assert_array_equal(tapped, params["embedding_vd"][tokens])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.ops.advantages import (
+    best_of_group,
     dr_grpo_advantages,
     gae,
     grpo_advantages,
@@ -186,3 +187,28 @@ def test_expected_gradient_weight_on_a_binary_reward(p, weight, float64):
     np.testing.assert_allclose(found["rloo"], 1.0, rtol=1e-10)
     np.testing.assert_allclose(found["dr_grpo"], 7 / 8, rtol=1e-10)
     np.testing.assert_allclose(found["grpo"], weight, atol=6e-4)
+
+
+def test_best_of_group_by_hand():
+    scores = jnp.array([[[1.0, 3.0, 2.0]], [[2.0, -1.0, 2.0]], [[0.0, 0.0, 0.0]]])
+    assert best_of_group(scores).tolist() == [[[0, 1, 0]], [[1, 0, 0]], [[1, 0, 0]]]
+    assert best_of_group(scores).dtype == scores.dtype
+    assert best_of_group(-scores)[0].tolist() == [[1, 0, 0]]  # the worst, were the sign wrong
+    assert best_of_group(jnp.array([[7.0]])).tolist() == [[1.0]]
+    assert best_of_group(jnp.array([jnp.inf, -jnp.inf])).tolist() == [1.0, 0.0]
+
+
+def test_best_of_group_keeps_one_text_whatever_the_scale():
+    scores = jnp.array(np.random.default_rng(4).normal(size=(6, 5)), jnp.float32)
+    best = best_of_group(scores)
+    assert np.all(jnp.sum(best, axis=-1) == 1)
+    np.testing.assert_array_equal(jnp.sum(best * scores, axis=-1), jnp.max(scores, axis=-1))
+    np.testing.assert_array_equal(best_of_group(1e6 * scores + 3.0), best)
+    np.testing.assert_array_equal(jax.jit(jax.vmap(best_of_group))(scores), best)
+
+
+def test_best_of_group_does_not_imitate_a_broken_score():
+    found = best_of_group(jnp.array([[1.0, jnp.nan], [0.0, 1.0]]))
+    assert np.isnan(found).tolist() == [[True, True], [False, False]]
+    with pytest.raises(AssertionError):
+        best_of_group(jnp.array([1, 2]))

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from rlhf_jax.ops.advantages import gae
-from rlhf_jax.ops.shaping import completion_discounts, missing_eos_penalty, token_rewards
+from rlhf_jax.ops.shaping import (
+    PLACEMENTS,
+    completion_discounts,
+    token_rewards,
+    valued_slots,
+)
 
 SCORES = jnp.array([10.0, -10.0, 1.0])
 KL = jnp.array([[0.5, 1.0, 7.0, 7.0], [1.0, 1.0, 1.0, 1.0], [2.0, 7.0, 7.0, 7.0]])
@@ -33,9 +38,19 @@ def test_token_rewards_by_hand():
     assert found[0].tolist() != [-1, 8, -14, -14]  # the KL of padding counted
     found = token_rewards(SCORES, KL, MASK, kl_coef=2.0, placement="last_slot")
     assert found.tolist() == [[-1, -2, 0, 10], [-2, -2, -2, -12], [-4, 0, 0, 1]]
+    found = token_rewards(SCORES, KL, MASK, kl_coef=2.0, placement="after_eos")
+    assert found.tolist() == [[-1, -2, 10, 0], [-2, -2, -2, -12], [-4, 1, 0, 0]]
 
 
-@pytest.mark.parametrize("placement", ["last_token", "last_slot"])
+def test_valued_slots_by_hand():
+    assert valued_slots(MASK, "last_token") is MASK
+    assert np.all(valued_slots(MASK, "last_slot"))
+    found = valued_slots(MASK, "after_eos").astype(int).tolist()
+    assert found == [[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]
+    assert valued_slots(jnp.ones((1, 1), bool), "after_eos").tolist() == [[True]]
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_rewards_sum_to_score_less_penalty(placement):
     found = token_rewards(SCORES, KL, MASK, kl_coef=0.5, placement=placement)
     expected = SCORES - 0.5 * jnp.array([1.5, 4.0, 2.0])
@@ -57,9 +72,12 @@ def test_padding_reaches_neither_rewards_nor_gradient(junk):
     assert np.isnan(token_rewards(SCORES, KL.at[0, 1].set(jnp.nan), MASK, kl_coef=2.0)[0, 1])
 
 
-def test_a_row_without_tokens_earns_nothing():
+@pytest.mark.parametrize("placement", ["last_token", "after_eos"])
+def test_a_row_without_tokens_earns_nothing(placement):
     none = jnp.zeros_like(MASK)
-    assert np.all(token_rewards(SCORES, KL, none, kl_coef=2.0) == 0)
+    assert np.all(token_rewards(SCORES, KL, none, kl_coef=2.0, placement=placement) == 0)
+    assert not np.any(valued_slots(none, placement))
+    assert np.all(completion_discounts(none, 0.9, placement) == 0)
 
 
 def test_discounts_by_hand():
@@ -67,6 +85,8 @@ def test_discounts_by_hand():
     assert found.tolist() == [[0.5, 0, 0, 0], [0.5, 0.5, 0.5, 0], [0, 0, 0, 0]]
     found = completion_discounts(MASK, 0.5, "last_slot")
     assert found.tolist() == [[0.5, 1, 1, 0], [0.5, 0.5, 0.5, 0], [1, 1, 1, 0]]
+    found = completion_discounts(MASK, 0.5, "after_eos")
+    assert found.tolist() == [[0.5, 0.5, 0, 0], [0.5, 0.5, 0.5, 0], [0.5, 0, 0, 0]]
 
 
 def advantages(placement, gamma, gae_lambda, values, mask=MASK, kl=KL):
@@ -77,18 +97,23 @@ def advantages(placement, gamma, gae_lambda, values, mask=MASK, kl=KL):
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
-def test_both_placements_give_real_tokens_the_same_return(gamma):
+def test_placements_give_real_tokens_the_same_return(gamma):
     found = {
         placement: returns(
             token_rewards(SCORES, KL, MASK, kl_coef=0.1, placement=placement),
             completion_discounts(MASK, gamma, placement),
         )
-        for placement in ("last_token", "last_slot")
+        for placement in PLACEMENTS
     }
     mask = np.asarray(MASK)
     np.testing.assert_allclose(found["last_token"][mask], found["last_slot"][mask], rtol=1e-5)
     # Worked by hand for the first row: 10 - 0.1 at the EOS, discounted once before it.
     np.testing.assert_allclose(found["last_slot"][0, :2], [gamma * 9.9 - 0.05, 9.9], rtol=1e-6)
+    # A step later under "after_eos", except in the full row.
+    late = found["after_eos"]
+    np.testing.assert_allclose(late[0, :2], [gamma * late[0, 1] - 0.05, 10 * gamma - 0.1])
+    np.testing.assert_allclose(late[1], found["last_token"][1], rtol=1e-6)
+    assert (gamma == 1) == np.allclose(late[mask], found["last_token"][mask])
 
 
 def test_placements_agree_at_lambda_one_whatever_the_values_on_padding():
@@ -107,9 +132,36 @@ def test_last_slot_below_lambda_one_leans_on_the_values_on_padding():
     np.testing.assert_allclose(slot[MASK], token[MASK], rtol=1e-5)
 
 
-# Under "last_slot" and a smaller lambda the score is further away, by design.
+def test_after_eos_the_score_comes_through_the_value_of_the_next_slot():
+    """By hand for the first row at lambda 0.5: EOS on slot 1, value 4 on slot 2, score 10 there."""
+    values = jnp.array([[1.0, 2.0, 4.0, 99.0, 99.0]] * 3)
+    found = advantages("after_eos", 0.9, 0.5, values)
+    after = 10.0 - 4.0
+    last = (-0.1 + 0.9 * 4.0 - 2.0) + 0.9 * 0.5 * after
+    first = (-0.05 + 0.9 * 2.0 - 1.0) + 0.9 * 0.5 * last
+    np.testing.assert_allclose(found[0, :3], [first, last, after], rtol=1e-6)
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.5, 1.0])
+def test_after_eos_is_constant_gamma_over_zeroed_values(gae_lambda):
+    """The textbook form: gamma everywhere, and values of 0 where none is trained."""
+    rng = np.random.default_rng(2)
+    valued = valued_slots(MASK, "after_eos")
+    values = jnp.where(valued, jnp.array(rng.normal(size=(3, 4)), jnp.float32), 0)
+    values = jnp.pad(values, ((0, 0), (0, 1)))
+    rewards = token_rewards(SCORES, KL, MASK, kl_coef=0.1, placement="after_eos")
+    plain = jax.vmap(functools.partial(gae, gae_lambda=gae_lambda))
+    expected = plain(rewards, jnp.full((3, 4), 0.9), values)
+    found = advantages("after_eos", 0.9, gae_lambda, values)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert np.all(found[~valued] == 0)
+
+
+# Under "last_slot" and a smaller lambda the score is further away, by design. A full row gets a
+# slot after its EOS only from the padding, so "after_eos" is compared on the others.
 @pytest.mark.parametrize(
-    "placement, gae_lambda", [("last_token", 0.5), ("last_token", 1.0), ("last_slot", 1.0)]
+    "placement, gae_lambda",
+    [("last_token", 0.5), ("last_token", 1.0), ("last_slot", 1.0), ("after_eos", 0.5)],
 )
 def test_more_padding_changes_no_real_token(placement, gae_lambda):
     values = jnp.array(np.random.default_rng(1).normal(size=(3, 5)), jnp.float32)
@@ -123,44 +175,35 @@ def test_more_padding_changes_no_real_token(placement, gae_lambda):
         jnp.pad(MASK, wider),
         jnp.pad(KL, wider, constant_values=jnp.nan),
     )
-    np.testing.assert_allclose(long[:, :4][MASK], short[MASK], rtol=1e-4, atol=1e-5)
+    same = MASK & ~(MASK[:, -1:] & (placement == "after_eos"))
+    np.testing.assert_allclose(long[:, :4][same], short[same], rtol=1e-4, atol=1e-5)
 
 
-def test_missing_eos_by_hand():
-    tokens = jnp.array([[4, 2, 0, 0], [4, 5, 4, 5], [2, 2, 2, 2]])
-    args = dict(eos_id=2, penalty=1.5)
-    assert missing_eos_penalty(SCORES, tokens, MASK, **args).tolist() == [10.0, -11.5, 1.0]
-    assert missing_eos_penalty(SCORES, tokens, MASK, **args).tolist()[1] != -1.5  # replaced
-    padded_with_eos = jnp.array([[4, 5, 2, 2], [4, 5, 4, 5], [2, 2, 2, 2]])
-    found = missing_eos_penalty(SCORES, padded_with_eos, MASK, **args)
-    assert found.tolist() == [8.5, -11.5, 1.0]  # an EOS id on padding is no EOS
-
-
-@pytest.mark.parametrize("placement", ["last_token", "last_slot"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_traced_hyperparameters_in_both_precisions(placement, float64):
-    def shaped(kl_coef, gamma, penalty, dtype):
-        tokens = jnp.full(MASK.shape, 4)
-        scores = missing_eos_penalty(SCORES.astype(dtype), tokens, MASK, eos_id=2, penalty=penalty)
-        kl = KL.astype(dtype)
+    def shaped(kl_coef, gamma, dtype):
+        scores, kl = SCORES.astype(dtype), KL.astype(dtype)
         rewards = token_rewards(scores, kl, MASK, kl_coef=kl_coef, placement=placement)
         return rewards, completion_discounts(MASK, gamma, placement)
 
     for dtype in (jnp.float32, jnp.float64):
         lanes = jnp.array([0.0, 0.5], dtype)
         one = functools.partial(shaped, dtype=dtype)
-        rewards, discounts = jax.jit(jax.vmap(one))(lanes, lanes, lanes)
+        rewards, discounts = jax.jit(jax.vmap(one))(lanes, lanes)
         assert rewards.dtype == discounts.dtype == dtype
-        plain = shaped(0.5, 0.5, 0.5, dtype)
+        plain = shaped(0.5, 0.5, dtype)
         np.testing.assert_allclose(rewards[1], plain[0], rtol=1e-6)
         np.testing.assert_allclose(discounts[1], plain[1], rtol=1e-6)
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match=r"placement='eos'.*last_token, last_slot"):
+    with pytest.raises(ValueError, match=r"placement='eos'.*last_token, last_slot, after_eos"):
         token_rewards(SCORES, KL, MASK, kl_coef=0.1, placement="eos")
     with pytest.raises(ValueError, match="placement='eos'"):
         completion_discounts(MASK, 1.0, "eos")
+    with pytest.raises(ValueError, match="placement='eos'"):
+        valued_slots(MASK, "eos")
     with pytest.raises(AssertionError):
         token_rewards(SCORES[:2], KL, MASK, kl_coef=0.1)
     with pytest.raises(AssertionError):
-        missing_eos_penalty(SCORES, KL, MASK, eos_id=2, penalty=1.0)
+        valued_slots(KL, "after_eos")

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from rlhf_jax.report import plots, style
-from rlhf_jax.report.plots import PANELS, Run, plot_run
+from rlhf_jax.report.plots import PANELS, TUNED, Run, plot_run
 
 PPO = (
     "objective/kl", "objective/kl_coef", "objective/entropy", "objective/scores", "gold/score",
@@ -20,6 +20,7 @@ STAGES = {
     "reward_model": ("loss", "accuracy", "heldout_accuracy"),
     "ppo": PPO,
 }
+DPO = ("loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "heldout_accuracy")
 FACTS = {"facts": {"entropy_per_token": 1.5, "bayes_pair_accuracy": 0.9}, "kl_target": 6.0}
 
 
@@ -39,15 +40,22 @@ def write_run(folder, stages, updates=5, summary=FACTS):
 def run_of(updates=5, **columns):
     table = {"update": np.arange(1.0, updates + 1)}
     table |= {name.replace("__", "/"): np.asarray(column) for name, column in columns.items()}
-    return Run({"ppo": table}, {"kl_target": 6.0})
+    return Run({TUNED: table}, {"kl_target": 6.0})
 
 
 def test_a_whole_run_gives_every_plot(tmp_path):
     write_run(tmp_path, STAGES)
     paths = plot_run(tmp_path)
-    assert [p.stem for p in paths] == ["overview", *PANELS]
+    of_pairs = {"implied_rewards", "implied_accuracy", "loss"}
+    assert [p.stem for p in paths] == ["overview", *(n for n in PANELS if n not in of_pairs)]
     assert all(p.parent == tmp_path / "plots" for p in paths)
     assert imread(paths[0]).shape[:2] == (2 * 510, 3 * 690)
+
+
+def test_a_run_on_pairs_has_plots_of_its_own(tmp_path):
+    write_run(tmp_path, {"sft": STAGES["sft"], "simpo": DPO})
+    drawn = {p.stem for p in plot_run(tmp_path)}
+    assert drawn == {"overview", "sft", "implied_rewards", "implied_accuracy", "loss"}
 
 
 @pytest.mark.parametrize("stage", STAGES)

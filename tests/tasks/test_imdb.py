@@ -126,6 +126,8 @@ def test_layout(task):
     codec = task.codec
     assert task.train_pairs.chosen.tokens.shape == (200, 16)
     assert task.heldout_pairs.margin.shape == (200,)
+    for pairs in (task.train_pairs, task.heldout_pairs):  # only BOS is common to both
+        assert pairs.prompt_length.dtype == np.int32 and pairs.prompt_length.tolist() == [1] * 200
     for s in (task.train_text, task.heldout_text, task.train_pairs.chosen):
         assert s.tokens.dtype == np.int32 and s.mask.dtype == np.bool_
         assert (s.tokens[:, 0] == codec.bos_id).all()

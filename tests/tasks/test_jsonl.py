@@ -247,6 +247,17 @@ def test_margins_stay_with_their_pairs(folder):
     assert seen == 50
 
 
+def test_prompts_are_told_from_answers(folder):
+    task = make_jsonl(folder.config())
+    for batch in (task.train_pairs, task.heldout_pairs):
+        assert batch.prompt_length.dtype == np.int32
+        for texts, answer in ((batch.chosen, " yes "), (batch.rejected, " no")):
+            for row, mask, size in zip(texts.tokens, texts.mask, batch.prompt_length):
+                prompt, rest = (task.codec.decode(r) for r in (row[:size], row[mask][size:]))
+                assert prompt.startswith("Question ") and prompt.endswith(":")
+                assert rest.startswith(answer)
+
+
 def test_the_fingerprint_sees_all_that_stages_see(folder):
     task = make_jsonl(folder.config())
     base = task.fingerprint()
@@ -255,14 +266,16 @@ def test_the_fingerprint_sees_all_that_stages_see(folder):
         dataclasses.replace(batch, margin=batch.margin + 1)
         for batch in (task.train_pairs, task.heldout_pairs)
     )
+    sizes = dataclasses.replace(task.train_pairs, prompt_length=task.train_pairs.prompt_length + 1)
     changes = [
         {"train_pairs": train},
+        {"train_pairs": sizes},
         {"heldout_pairs": heldout},
         {"heldout_text": task.train_text},
         {"train_prompts": task.eval_prompts},
     ]
     found = {dataclasses.replace(task, **change).fingerprint() for change in changes}
-    assert len(found) == 4 and base not in found
+    assert len(found) == 5 and base not in found
     assert dataclasses.replace(task, eval_prompts=task.train_prompts).fingerprint() == base
 
 
@@ -292,12 +305,15 @@ def test_prompts_are_cut_at_their_start_and_counted(folder):
     rejected = [t for b in batches for t in decoded(task, b.rejected)]
     (one,) = [i for i, t in enumerate(chosen) if t.endswith("near good end")]
     assert rejected[one].removesuffix(" bad") == chosen[one].removesuffix(" good end")
+    sizes = np.concatenate([batch.prompt_length for batch in batches])
+    texts = np.concatenate([batch.chosen.tokens for batch in batches])
+    assert task.codec.decode(texts[one, : sizes[one]]).endswith("far near")
 
 
 def test_answers_too_long_lose_their_end():
     fitted = fit_pair("", [5, 6], [7, 8, 9, 9, 9], [8], 5)
     assert fitted.chosen == [1, 7, 8, 9, 2] and fitted.rejected == [1, 8, 2]
-    assert fitted.prompt_cut and fitted.answer_cut
+    assert fitted.prompt_cut and fitted.answer_cut and fitted.prompt_length == 1
     with pytest.raises(BadRow, match="the same for 3 tokens"):
         fit_pair("", [], [7, 8, 9, 9], [7, 8, 9, 8], 5)
 

@@ -15,7 +15,7 @@ from rlhf_jax.config import RunConfig, UserError, split_dynamic
 from rlhf_jax.io.checkpoint import CheckpointStore
 from rlhf_jax.io.run_dir import RunDir
 from rlhf_jax.io.sinks import jsonl_sink
-from rlhf_jax.train import ppo
+from rlhf_jax.train import policy_gradient
 from rlhf_jax.train.health import TrainingStopped, check_finite, ratio_check
 from rlhf_jax.train.loop import Interrupted, Session, Stage, crosses_tenth, run_stage
 from rlhf_jax.train.state import init_state, stream
@@ -172,10 +172,10 @@ def test_ppo_resumes_bit_for_bit(tmp_path, tiny_config, tiny_model, tiny_frozen,
     static, hparams = split_dynamic(tiny_config)
     length = lambda frozen, rollout: jnp.sum(rollout.completion_mask, axis=1, dtype=jnp.float32)
     special = SpecialTokens(pad=0, bos=1, eos=2)
-    steps = ppo.make_ppo(tiny_model, static, special=special, score=length)
+    steps = policy_gradient.make_policy_gradient(tiny_model, static, special=special, score=length)
     step = jax.jit(steps.train_step)
     advance = lambda state, count: step(state, tiny_prompts, tiny_frozen, hparams)
-    start = ppo.init(tiny_config, tiny_frozen, KEY)
+    start = policy_gradient.init(tiny_config, tiny_frozen, KEY)
     stage = toy_stage(advance, name="ppo", total=5, save_every=2, check=ratio_check(tiny_config))
     whole = run_stage(session(tmp_path / "whole"), stage, start)
     with pytest.raises(Killed):

@@ -23,11 +23,17 @@ def texts_with(token, seed, count=5):
     return Sequences(tokens=jnp.asarray(tokens), mask=jnp.asarray(mask))
 
 
+def pairs_of(chosen, rejected, margin):
+    """Pairs without prompts."""
+    ones = jnp.ones(len(margin), jnp.int32)
+    return PairBatch(chosen=chosen, rejected=rejected, margin=margin, prompt_length=ones)
+
+
 @pytest.fixture(scope="module")
 def pairs():
     """Texts with a 5 are preferred to texts with a 6."""
     chosen, rejected = texts_with(5, seed=0), texts_with(6, seed=1)
-    return PairBatch(chosen=chosen, rejected=rejected, margin=jnp.ones(5))
+    return pairs_of(chosen, rejected, jnp.ones(5))
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +45,7 @@ def with_other_padding(pairs, token):
     def change(texts):
         return Sequences(tokens=jnp.where(texts.mask, texts.tokens, token), mask=texts.mask)
 
-    return PairBatch(
-        chosen=change(pairs.chosen), rejected=change(pairs.rejected), margin=pairs.margin
-    )
+    return pairs_of(change(pairs.chosen), change(pairs.rejected), pairs.margin)
 
 
 def test_scores_ignore_padding(scores, tiny_frozen, pairs):
@@ -59,12 +63,12 @@ def test_accuracy_is_the_share_of_pairs_ranked_right(
     expected = np.mean(np.asarray(chosen) > np.asarray(rejected))
     evaluate = jax.jit(reward_model.make_evaluate(tiny_model, batch_size))
     assert float(evaluate(tiny_frozen.reward, pairs)) == pytest.approx(expected)
-    swapped = PairBatch(chosen=pairs.rejected, rejected=pairs.chosen, margin=pairs.margin)
+    swapped = pairs_of(pairs.rejected, pairs.chosen, pairs.margin)
     assert float(evaluate(tiny_frozen.reward, swapped)) == pytest.approx(1 - expected)
 
 
 def test_a_tie_counts_half(tiny_model, tiny_frozen, pairs):
-    head = init_head(KEY, 16, zero=True)
+    head = init_head(KEY, 16, scale="zero")
     params = {"trunk": tiny_frozen.reference, "head": head}
     assert float(jax.jit(reward_model.make_evaluate(tiny_model))(params, pairs)) == 0.5
 
@@ -87,9 +91,7 @@ def trained(tiny_model, tiny_frozen, pairs):
 def test_it_learns_which_token_is_preferred(tiny_model, trained):
     state, metrics = trained()
     assert float(metrics["loss"]) < 0.1 and float(metrics["accuracy"]) == 1.0
-    unseen = PairBatch(
-        chosen=texts_with(5, seed=8), rejected=texts_with(6, seed=9), margin=jnp.zeros(5)
-    )
+    unseen = pairs_of(texts_with(5, seed=8), texts_with(6, seed=9), jnp.zeros(5))
     evaluate = jax.jit(reward_model.make_evaluate(tiny_model))
     assert float(evaluate(state.params, unseen)) >= 0.8
 

@@ -130,7 +130,7 @@ def _texts(config: ImdbConfig, split: Split, rng: np.random.Generator) -> Sequen
 def _pairs(
     config: ImdbConfig, split: Split, votes: Votes, rng: np.random.Generator | None = None
 ) -> PairBatch:
-    """BOS, snippet, EOS; a snippet too long loses its end but keeps its EOS.
+    """BOS, snippet, EOS, without a prompt; a snippet too long loses its end but keeps its EOS.
 
     With `rng` every other text goes without its EOS, both sides of a pair alike: a reward model
     that has only seen finished texts cannot be trusted on completions cut at a fixed length.
@@ -148,8 +148,12 @@ def _pairs(
             mask=mask[rows] & ~cut,  # pyright: ignore[reportArgumentType]
         )
 
-    margin = votes.margin
-    return PairBatch(chosen=take(votes.chosen), rejected=take(votes.rejected), margin=margin)  # pyright: ignore[reportArgumentType]
+    return PairBatch(
+        chosen=take(votes.chosen),
+        rejected=take(votes.rejected),
+        margin=votes.margin,  # pyright: ignore[reportArgumentType]
+        prompt_length=np.ones(number, np.int32),  # pyright: ignore[reportArgumentType]
+    )
 
 
 def _prompts(config: ImdbConfig, split: Split, rng: np.random.Generator) -> Sequences:

@@ -72,4 +72,5 @@ def _pair_batch(pairs: Sequence[Fitted], length: int) -> PairBatch:
         chosen=pad_rows([p.chosen for p in pairs], length),
         rejected=pad_rows([p.rejected for p in pairs], length),
         margin=np.array([p.margin for p in pairs], np.float32),  # pyright: ignore[reportArgumentType]
+        prompt_length=np.array([p.prompt_length for p in pairs], np.int32),  # pyright: ignore[reportArgumentType]
     )

@@ -16,6 +16,7 @@ class Fitted(NamedTuple):
     group: str  # the prompt; rows of one group stay on one side of the split
     chosen: list[int]
     rejected: list[int]
+    prompt_length: int  # tokens of the prompt that both open with, BOS included
     prompt_cut: bool = False
     answer_cut: bool = False
     margin: float = 0.0  # how much better the chosen answer is, 0 if unknown
@@ -37,8 +38,8 @@ def fit_pair(
     The prompt loses its start first; only an answer longer than `length` alone loses its end.
     Raises: BadRow where nothing would be left of the difference between the answers.
 
-    >>> fit_pair("", [5, 6, 7], [8], [9, 9], 6)[1:5]
-    ([1, 6, 7, 8, 2], [1, 6, 7, 9, 9, 2], True, False)
+    >>> fit_pair("", [5, 6, 7], [8], [9, 9], 6)[1:6]
+    ([1, 6, 7, 8, 2], [1, 6, 7, 9, 9, 2], 3, True, False)
     """
     room = length - 2  # BOS and EOS
     longest = max(len(chosen), len(rejected))
@@ -49,7 +50,7 @@ def fit_pair(
         raise BadRow(f'"chosen" and "rejected" are the same for {room} tokens; {wanted}')
     opening = prompt[len(prompt) - keep :]
     rows = closed(opening + one), closed(opening + two)
-    return Fitted(group, *rows, prompt_cut=keep < len(prompt), answer_cut=longest > room)
+    return Fitted(group, *rows, 1 + keep, prompt_cut=keep < len(prompt), answer_cut=longest > room)
 
 
 def assign_sides(names: Iterable[str], share: float, seed: int, sides: dict[str, bool]) -> None:

@@ -51,7 +51,7 @@ def bayes_accuracy(probs: np.ndarray) -> float:
 
 def draw_pairs(
     grammar: Grammar, count: int, lengths: tuple[int, int], width: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two different texts for each of `count` openings, right-padded.
 
     Args:
@@ -62,37 +62,44 @@ def draw_pairs(
         rng: where randomness comes from.
 
     Returns:
-        Tokens of the first and of the second texts, each [N, width] int32.
+        Tokens of the first and of the second texts, each [N, width] int32, and how many tokens
+        their opening has, BOS included, [N] int32.
 
     Raises:
         ValueError: openings keep having a single continuation.
     """
-    texts = np.zeros((2, count, width), np.int32)
+    texts, sizes = np.zeros((2, count, width), np.int32), np.zeros(count, np.int32)
     same = np.arange(count)
     for _ in range(MAX_REDRAWS):
-        texts[:, same] = _draw_two(grammar, len(same), lengths, width, rng)
+        texts[:, same], sizes[same] = _draw_two(grammar, len(same), lengths, width, rng)
         same = np.flatnonzero((texts[0] == texts[1]).all(axis=1))
         if not len(same):
-            return texts[0], texts[1]
+            return texts[0], texts[1], sizes
     raise ValueError(f"{len(same)} openings gave the same text {MAX_REDRAWS} times over")
 
 
 def _draw_two(
     grammar: Grammar, count: int, lengths: tuple[int, int], width: int, rng: np.random.Generator
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     openings = draw_openings(grammar, count, lengths, rng)  # [N, P]
     states = run_states(grammar, openings)[:, -1]
     rests = [continue_texts(grammar, states, width, rng) for _ in range(2)]
-    return np.stack([append_texts(openings, rest) for rest in rests])  # [2, N, width]
+    texts = np.stack([append_texts(openings, rest) for rest in rests])  # [2, N, width]
+    return texts, (openings != PAD).sum(axis=1)
 
 
 def annotate(
-    text_a: np.ndarray, text_b: np.ndarray, probs: np.ndarray, rng: np.random.Generator
+    text_a: np.ndarray,
+    text_b: np.ndarray,
+    prompt_length: np.ndarray,
+    probs: np.ndarray,
+    rng: np.random.Generator,
 ) -> PairBatch:
     """Draws the labels: a is chosen with probability `probs`.
 
     Args:
         text_a, text_b: tokens [N, L], right-padded.
+        prompt_length: [N] int32, tokens of the opening they share.
         probs: [N], from `preference_probs`.
         rng: where randomness comes from.
 
@@ -105,6 +112,7 @@ def annotate(
         chosen=as_sequences(chosen),
         rejected=as_sequences(rejected),
         margin=np.zeros(len(probs), np.float32),  # pyright: ignore[reportArgumentType]
+        prompt_length=prompt_length,  # pyright: ignore[reportArgumentType]
     )
 
 

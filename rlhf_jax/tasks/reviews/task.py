@@ -105,11 +105,11 @@ def _pairs(
 ) -> tuple[PairBatch, float]:
     """Labelled pairs, and the accuracy of the best predictor on them."""
     lengths = config.min_prompt, config.max_prompt
-    a, b = annotator.draw_pairs(grammar, count, lengths, _width(grammar), rng)
+    a, b, sizes = annotator.draw_pairs(grammar, count, lengths, _width(grammar), rng)
     gold_a, gold_b = (_score(gold, text) for text in (a, b))
     temperature, flip_rate = config.annotator_temperature, config.flip_rate
     probs = annotator.preference_probs(gold_a, gold_b, temperature, flip_rate)
-    return annotator.annotate(a, b, probs, rng), annotator.bayes_accuracy(probs)
+    return annotator.annotate(a, b, sizes, probs, rng), annotator.bayes_accuracy(probs)
 
 
 def _score(gold: ScoreFn, tokens: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ def test_arrays_are_numpy_of_the_promised_kinds(task):
     assert all(isinstance(leaf, np.ndarray) for leaf in _leaves(task))
     assert len(task.train_text.tokens) == 500 and len(task.heldout_text.tokens) == 2000
     assert len(task.train_pairs.margin) == len(task.heldout_pairs.margin) == 600
+    assert len(task.train_pairs.prompt_length) == len(task.heldout_pairs.prompt_length) == 600
     assert task.train_prompts.tokens.shape == (300, 7)
     assert task.eval_prompts.tokens.shape == (1024, 7)
 
@@ -45,6 +46,15 @@ def test_texts_are_whole_and_prompts_lean_left(task):
     assert prompts.mask[:, -1].all() and (np.diff(prompts.mask.astype(int), axis=1) >= 0).all()
     assert set(prompts.mask.sum(1)) == {3, 4, 5, 6, 7}  # BOS and 2 to 6 words
     assert np.isfinite(log_prob(film_grammar(), prompts.tokens)).all()
+
+
+def test_both_texts_of_a_pair_begin_with_its_prompt(task):
+    for pairs in (task.train_pairs, task.heldout_pairs):
+        chosen, rejected, sizes = pairs.chosen.tokens, pairs.rejected.tokens, pairs.prompt_length
+        inside = np.arange(chosen.shape[1])[None] < sizes[:, None]
+        assert (chosen == rejected)[inside].all()
+        assert (chosen != rejected)[np.arange(len(sizes)), sizes].any()  # not longer than it says
+        assert set(sizes) == {3, 4, 5, 6, 7} and sizes.dtype == np.int32  # as the prompts have
 
 
 def test_codec_round_trip(task):

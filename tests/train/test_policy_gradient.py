@@ -11,11 +11,14 @@ import pytest
 
 from rlhf_jax.config import split_dynamic
 from rlhf_jax.rollout.text import completion_log_probs
-from rlhf_jax.train import ppo
+from rlhf_jax.train import policy_gradient
 from rlhf_jax.train.experience import make_experience
+from rlhf_jax.train.policy_loss import minibatch_loss
+from rlhf_jax.train.scores import score_texts
 from rlhf_jax.types import SpecialTokens, TextRollout
 
 PAD, BOS, EOS, TARGET = 0, 1, 2, 5
+SPECIAL = SpecialTokens(pad=PAD, bos=BOS, eos=EOS)
 KEY = jax.random.key(0)
 
 
@@ -23,6 +26,12 @@ def score(frozen, rollout):
     """How often the completion says token 5, times a sign kept among the frozen parameters."""
     said = (rollout.completion_tokens == TARGET) & rollout.completion_mask
     return frozen.reward["sign"] * jnp.sum(said, axis=1, dtype=jnp.float32)
+
+
+def experience_of(model, config, state, rollout, scores, reference):
+    """What is learnt from a rollout whose completions got these scores."""
+    scored = score_texts(config.algo, rollout, scores, SPECIAL)
+    return make_experience(model, config, state, scored, reference)[0]
 
 
 def numbers(hparams):
@@ -48,9 +57,7 @@ def hparams(tiny_config):
 
 @pytest.fixture(scope="module")
 def steps(tiny_model, static):
-    return ppo.make_ppo(
-        tiny_model, static, special=SpecialTokens(pad=PAD, bos=BOS, eos=EOS), score=score
-    )
+    return policy_gradient.make_policy_gradient(tiny_model, static, special=SPECIAL, score=score)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +78,7 @@ def rollout(steps, start, tiny_prompts, hparams):
 
 @pytest.fixture(scope="module")
 def start(tiny_config, frozen):
-    return ppo.init(tiny_config, frozen, KEY)
+    return policy_gradient.init(tiny_config, frozen, KEY)
 
 
 def close(a, b, atol=1e-5):
@@ -143,7 +150,7 @@ def loop_advantages(config, experience, reference, rollout, scores, kl_coef):
 
 
 @pytest.mark.parametrize("placement", ["last_token", "last_slot"])
-@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("whiten", ["none", "standardize"])
 def test_advantages_and_returns_equal_a_loop(
     tiny_config, tiny_model, start, frozen, placement, whiten
 ):
@@ -152,8 +159,8 @@ def test_advantages_and_returns_equal_a_loop(
     )
     config = dataclasses.replace(tiny_config, algo=algo)
     rollout, scores = hand_made(config), jnp.array([2.0, -1.0])
-    make = jax.jit(functools.partial(make_experience, tiny_model, config))
-    experience, _ = make(start, rollout, scores, frozen.reference)
+    make = jax.jit(functools.partial(experience_of, tiny_model, config))
+    experience = make(start, rollout, scores, frozen.reference)
     reference, _ = completion_log_probs(
         tiny_model, frozen.reference, rollout, config.sampling.temperature
     )
@@ -163,7 +170,7 @@ def test_advantages_and_returns_equal_a_loop(
     mask = np.asarray(rollout.completion_mask)
     returns = expected + np.asarray(experience.values)
     np.testing.assert_allclose(np.asarray(experience.returns)[mask], returns[mask], atol=1e-5)
-    if whiten:
+    if whiten == "standardize":
         expected = (expected - expected[mask].mean()) / expected[mask].std()
     found = np.asarray(experience.advantages)
     np.testing.assert_allclose(found[mask], expected[mask], atol=1e-4)
@@ -171,11 +178,13 @@ def test_advantages_and_returns_equal_a_loop(
 
 @pytest.mark.parametrize("placement", ["last_token", "last_slot"])
 def test_whitened_rewards_keep_the_score(tiny_config, tiny_model, start, frozen, placement):
-    algo = dataclasses.replace(tiny_config.algo, score_placement=placement, whiten_rewards=True)
+    algo = dataclasses.replace(
+        tiny_config.algo, score_placement=placement, whiten_rewards="keep_mean"
+    )
     config = dataclasses.replace(tiny_config, algo=algo)
-    make = jax.jit(functools.partial(make_experience, tiny_model, config))
+    make = jax.jit(functools.partial(experience_of, tiny_model, config))
     high, low = (
-        make(start, hand_made(config), jnp.array([1.0, score]), frozen.reference)[0].returns[1]
+        make(start, hand_made(config), jnp.array([1.0, score]), frozen.reference).returns[1]
         for score in (4.0, -4.0)
     )
     assert float(jnp.min(jnp.abs(high - low)[:3])) > 0.1
@@ -187,10 +196,10 @@ def test_the_loss_adds_values_and_takes_entropy_away(
     def loss(**coefficients):
         algo = dataclasses.replace(tiny_config.algo, **coefficients)
         config = dataclasses.replace(tiny_config, algo=algo)
-        experience, _ = make_experience(
-            tiny_model, config, start, rollout, jnp.arange(8.0), frozen.reference
-        )
-        total, metrics = ppo.ppo_loss(tiny_model, config, start.params, experience)
+        scores = jnp.arange(8.0)
+        experience = experience_of(tiny_model, config, start, rollout, scores, frozen.reference)
+        args = (tiny_model, config, start.extra, start.params, experience)
+        total, metrics = minibatch_loss(*args)
         return float(total), {k: float(v) for k, v in metrics.items()}
 
     total, metrics = loss(vf_coef=0.5, entropy_coef=0.25)
@@ -202,9 +211,15 @@ def test_the_loss_adds_values_and_takes_entropy_away(
 def test_both_sources_of_behaviour_log_probs_agree(tiny_config, tiny_model, rollout, start, frozen):
     algo = dataclasses.replace(tiny_config.algo, behavior_log_probs="forward")
     config = dataclasses.replace(tiny_config, algo=algo)
-    make = jax.jit(functools.partial(make_experience, tiny_model, config))
-    experience, _ = make(start, rollout, jnp.zeros(8), frozen.reference)
+    make = jax.jit(functools.partial(experience_of, tiny_model, config))
+    experience = make(start, rollout, jnp.zeros(8), frozen.reference)
     close(experience.rollout.behavior_log_probs, rollout.behavior_log_probs)
+
+
+def after_kl(config, state, kl):
+    """The state after an update in which this KL was measured."""
+    metrics = {"objective/kl": jnp.float32(kl), "objective/kl_token": jnp.float32(kl / 4)}
+    return policy_gradient.after_update(None, config, state, None, metrics)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +227,7 @@ def test_both_sources_of_behaviour_log_probs_agree(tiny_config, tiny_model, roll
     [(9.0, 1 + 0.2 * 8 / 1000), (6.6, 1 + 0.1 * 8 / 1000), (0.0, 1 - 0.2 * 8 / 1000), (6.0, 1.0)],
 )
 def test_the_kl_coefficient_moves_as_in_ziegler(tiny_config, start, kl, moved):
-    after = ppo.after_update(tiny_config, start, jnp.float32(kl))
+    after = after_kl(tiny_config, start, kl)
     assert float(after.extra["kl_coef"]) == pytest.approx(0.05 * moved, rel=1e-6)
     assert int(after.update) == 1
 
@@ -221,7 +236,7 @@ def test_the_kl_coefficient_stays_when_fixed_or_when_kl_is_not_a_number(tiny_con
     algo = dataclasses.replace(tiny_config.algo, kl_controller="fixed")
     fixed = dataclasses.replace(tiny_config, algo=algo)
     for config, kl in ((fixed, 99.0), (tiny_config, jnp.nan)):
-        after = ppo.after_update(config, start, jnp.float32(kl))
+        after = after_kl(config, start, kl)
         assert float(after.extra["kl_coef"]) == pytest.approx(0.05)
 
 
@@ -251,7 +266,7 @@ def test_lanes_with_other_numbers_seeds_and_left_padding_equal_solo_runs(
     step, steps, tiny_config, tiny_prompts, frozen, hparams
 ):
     keys = jnp.stack([KEY, jax.random.key(1)])
-    starts = jax.vmap(lambda key: ppo.init(tiny_config, frozen, key))(keys)
+    starts = jax.vmap(lambda key: policy_gradient.init(tiny_config, frozen, key))(keys)
     lanes = [hparams, with_values(hparams, clip_eps=0.05, vf_coef=0.5)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *lanes)
     together = jax.jit(jax.vmap(steps.train_step, in_axes=(0, None, None, 0)))
@@ -259,7 +274,9 @@ def test_lanes_with_other_numbers_seeds_and_left_padding_equal_solo_runs(
     wide = jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (3, 0)]), tiny_prompts)
     found, metrics = together(starts, wide, frozen, stacked)
     for i, key in enumerate(keys):
-        solo, expected = step(ppo.init(tiny_config, frozen, key), tiny_prompts, frozen, lanes[i])
+        solo, expected = step(
+            policy_gradient.init(tiny_config, frozen, key), tiny_prompts, frozen, lanes[i]
+        )
         lane = jax.tree.map(lambda x, i=i: x[i], (found.params, metrics))
         close(lane, (solo.params, expected))
     assert float(metrics["objective/scores"][0]) != float(metrics["objective/scores"][1])

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rlhf_jax.checks.algo import check_algo
 from rlhf_jax.config import (
     ConfigError,
     JsonlConfig,
     ModelConfig,
-    PPOConfig,
     RLHFConfig,
     SamplingConfig,
     TaskConfig,
@@ -40,8 +40,7 @@ def check_config(config: RLHFConfig) -> None:
         check_leaf(key, f, value)
     check_source(config.task)
     check_model("model", config.model)
-    check_ppo(config.algo)
-    check_log_probs(config)
+    check_algo(config)
     check_lengths(config)
 
 
@@ -85,40 +84,6 @@ def check_model(key: str, model: ModelConfig) -> None:
         raise ConfigError(f"{key}.heads", model.heads, accepted)
     if model.heads % model.kv_heads:
         raise ConfigError(f"{key}.kv_heads", model.kv_heads, f"must divide heads={model.heads}")
-
-
-def check_ppo(algo: PPOConfig) -> None:
-    """Minibatches that divide the batch, and a controller that can neither stick nor flip."""
-    if algo.name != "ppo":
-        raise ConfigError("algo.name", algo.name, "must be ppo")
-    if algo.batch_size % algo.minibatches:
-        divisors = [n for n in range(1, algo.batch_size + 1) if algo.batch_size % n == 0]
-        accepted = f"must divide algo.batch_size={algo.batch_size} (one of {divisors})"
-        raise ConfigError("algo.minibatches", algo.minibatches, accepted)
-    if algo.kl_controller != "adaptive":
-        return
-    if algo.kl_coef == 0:
-        accepted = "an adaptive coefficient of 0 stays 0; use algo.kl_controller=fixed"
-        raise ConfigError("algo.kl_coef", algo.kl_coef, accepted)
-    if algo.kl_horizon <= 0.2 * algo.batch_size:  # see ops.kl.ziegler_controller
-        accepted = (
-            f"must be above 0.2 * algo.batch_size = {0.2 * algo.batch_size:g}, "
-            "or the adaptive coefficient can turn negative"
-        )
-        raise ConfigError("algo.kl_horizon", algo.kl_horizon, accepted)
-
-
-def check_log_probs(config: RLHFConfig) -> None:
-    """Log-probabilities of the sampler are trusted in full precision only."""
-    if config.algo.behavior_log_probs == "forward":
-        return
-    for key, value in (
-        ("model.dtype", config.model.dtype),
-        ("run.matmul_precision", config.run.matmul_precision),
-    ):
-        if value != "float32":
-            accepted = f"use forward with {key}={value}: cached decoding rounds otherwise"
-            raise ConfigError("algo.behavior_log_probs", config.algo.behavior_log_probs, accepted)
 
 
 def check_lengths(config: RLHFConfig) -> None:

@@ -1,0 +1,286 @@
+"""Every surrogate, advantage estimator, aggregation and KL term inside the one update."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.config import PolicyGradientConfig, merge_dynamic, split_dynamic
+from rlhf_jax.train import policy_gradient
+from rlhf_jax.train.experience import make_experience
+from rlhf_jax.train.policy_loss import minibatch_loss
+from rlhf_jax.train.scores import score_texts
+from rlhf_jax.types import SpecialTokens
+
+SPECIAL = SpecialTokens(pad=0, bos=1, eos=2)
+KEY = jax.random.key(0)
+SCORES = jnp.array([2.0, 0.0, 1.0, -1.0, 0.5, 0.5, 3.0, -2.0])
+
+
+def choices(name):
+    return PolicyGradientConfig.__dataclass_fields__[name].metadata["choices"]
+
+
+def with_algo(config, **changes):
+    return dataclasses.replace(config, algo=dataclasses.replace(config.algo, **changes))
+
+
+@pytest.fixture(scope="module")
+def start(tiny_config, tiny_frozen):
+    return policy_gradient.init(tiny_config, tiny_frozen, KEY)
+
+
+@pytest.fixture(scope="module")
+def rollout(tiny_config, tiny_model, tiny_frozen, tiny_prompts, start):
+    """Two completions of each of four prompts."""
+    config = with_algo(tiny_config, group_size=2)
+    sample = lambda state, prompts: policy_gradient.sample(
+        tiny_model, config, state, prompts, SPECIAL
+    )
+    return jax.jit(sample)(start, tiny_prompts)
+
+
+@pytest.fixture(scope="module")
+def away(start):
+    """A policy that has moved away from the one that sampled."""
+    keys = iter(jax.random.split(jax.random.key(5), 100))
+    move = lambda x: x + 0.05 * jax.random.normal(next(keys), x.shape)
+    return start.params | {"policy": jax.tree.map(move, start.params["policy"])}
+
+
+def experience_of(model, config, state, rollout, reference, scores=SCORES):
+    scored = score_texts(config.algo, rollout, scores, SPECIAL)
+    make = lambda scored: make_experience(model, config, state, scored, reference)
+    return jax.jit(make)(scored)
+
+
+def gradient(model, config, state, params, experience):
+    loss = lambda params, batch: minibatch_loss(model, config, state.extra, params, batch)[0]
+    return jax.jit(jax.value_and_grad(loss))(params, experience)
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+def critic_free(config, **changes):
+    return with_algo(config, advantage="rloo", group_size=2, whiten_advantages="none", **changes)
+
+
+@pytest.mark.parametrize("surrogate", choices("surrogate"))
+def test_every_surrogate_starts_as_the_policy_gradient_and_then_differs(
+    tiny_config, tiny_model, tiny_frozen, start, rollout, away, surrogate
+):
+    high = 0.3 if surrogate == "asymmetric_clip" else None
+    config = critic_free(tiny_config, surrogate=surrogate, clip_eps_high=high, clip_eps=0.01)
+    # Sequence means, the one aggregation in which a sequence's ratio is not spread over its tokens.
+    config = with_algo(config, aggregation="sequence_mean")
+    plain = with_algo(config, surrogate="none", clip_eps_high=None)
+    state = dataclasses.replace(start, params={"policy": start.params["policy"]})
+    experience, _ = experience_of(tiny_model, config, state, rollout, tiny_frozen.reference)
+    _, found = gradient(tiny_model, config, state, state.params, experience)
+    _, expected = gradient(tiny_model, plain, state, state.params, dataclasses.replace(experience))
+    np.testing.assert_allclose(flat(found), flat(expected), atol=2e-5)
+    assert np.abs(flat(found)).max() > 1e-2
+    if surrogate != "none":
+        moved = {"policy": away["policy"]}
+        _, found = gradient(tiny_model, config, state, moved, experience)
+        _, expected = gradient(tiny_model, plain, state, moved, experience)
+        assert np.abs(flat(found) - flat(expected)).max() > 1e-3
+
+
+def loop_sequence_advantages(kind, totals, size, baseline):
+    groups = totals.reshape(-1, size)
+    mean, others = groups.mean(1, keepdims=True), (size / (size - 1) if size > 1 else 1)
+    found = {
+        "grpo": (groups - mean) / (groups.std(1, keepdims=True) + 1e-8),
+        "dr_grpo": groups - mean,
+        "rloo": (groups - mean) * others,
+        "best_of_group": groups == groups.max(1, keepdims=True),
+        "batch_mean": groups - totals.mean(),
+        "moving_mean": groups - baseline,
+        "no_baseline": groups,
+    }
+    return found[kind].reshape(-1)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["grpo", "dr_grpo", "rloo", "best_of_group", "batch_mean", "moving_mean", "no_baseline"],
+)
+def test_sequence_advantages_of_score_less_kl(
+    tiny_config, tiny_model, tiny_frozen, start, rollout, away, kind
+):
+    config = with_algo(tiny_config, advantage=kind, group_size=2, whiten_advantages="none")
+    extra = start.extra | {"baseline": jnp.float32(0.7), "kl_coef": jnp.float32(0.5)}
+    state = dataclasses.replace(
+        start, params={"policy": away["policy"]}, extra=extra, update=jnp.int32(3)
+    )
+    reference = tiny_frozen.reference
+    experience, _ = experience_of(tiny_model, config, state, rollout, reference, SCORES + 0.01)
+    mask = np.asarray(rollout.completion_mask)
+    kl = np.asarray(rollout.behavior_log_probs - experience.ref_log_probs)
+    totals = np.asarray(SCORES + 0.01) - 0.5 * np.where(mask, kl, 0).sum(1)
+    expected = loop_sequence_advantages(kind, totals, 2, 0.7)
+    found = np.asarray(experience.advantages)
+    np.testing.assert_allclose(found[:, 0], expected, atol=2e-4)
+    assert (found == found[:, :1]).all()
+
+
+def test_reinforce_pp_whitens_returns_to_go(tiny_config, tiny_model, tiny_frozen, start, rollout):
+    config = with_algo(tiny_config, advantage="reinforce_pp", group_size=2, gamma=0.9)
+    state = dataclasses.replace(start, params={"policy": start.params["policy"]})
+    experience, _ = experience_of(tiny_model, config, state, rollout, tiny_frozen.reference)
+    mask = np.asarray(rollout.completion_mask)
+    rewards, returns = np.asarray(experience.rewards, np.float64), np.zeros(mask.shape)
+    for t in reversed(range(mask.shape[1])):
+        later = returns[:, t + 1] if t + 1 < mask.shape[1] else 0.0
+        returns[:, t] = np.where(mask[:, t], rewards[:, t] + 0.9 * later, 0.0)
+    expected = (returns - returns[mask].mean()) / returns[mask].std()
+    np.testing.assert_allclose(np.asarray(experience.advantages)[mask], expected[mask], atol=1e-4)
+
+
+def test_remax_takes_the_greedy_completions_score_off(
+    tiny_config, tiny_model, tiny_frozen, tiny_prompts, start
+):
+    config = with_algo(tiny_config, advantage="remax", whiten_advantages="none", kl_coef=0.0)
+    sample = lambda state: policy_gradient.sample(tiny_model, config, state, tiny_prompts, SPECIAL)
+    state = dataclasses.replace(start, extra=start.extra | {"kl_coef": jnp.float32(0.0)})
+    both = jax.jit(sample)(state)
+    assert both.completion_tokens.shape[0] == 16 == config.algo.samples
+    again = jax.jit(sample)(dataclasses.replace(state, key=jax.random.key(9)))
+    prompts = np.asarray(both.prompt_tokens)
+    assert (prompts[:8] == prompts[8:]).all()
+    # Greedy completions of a prompt do not depend on the key; sampled ones do.
+    order = lambda r: np.lexsort(np.asarray(r.prompt_tokens[8:]).T)
+    greedy, other = (np.asarray(r.completion_tokens)[8:][order(r)] for r in (both, again))
+    assert (greedy == other).all()
+    scores = jnp.arange(16.0)
+    experience, _ = experience_of(tiny_model, config, state, both, tiny_frozen.reference, scores)
+    np.testing.assert_allclose(np.asarray(experience.advantages)[:, 0], -8.0)
+
+
+@pytest.mark.parametrize("estimator", choices("kl_estimator"))
+def test_the_kl_in_the_loss_adds_its_gradient(
+    tiny_config, tiny_model, tiny_frozen, start, rollout, away, estimator
+):
+    config = critic_free(tiny_config, kl_placement="loss", kl_estimator=estimator)
+    off = with_algo(config, kl_placement="none")
+    params = {"policy": away["policy"]}
+    state = dataclasses.replace(start, params={"policy": start.params["policy"]})
+    experience, _ = experience_of(tiny_model, config, state, rollout, tiny_frozen.reference)
+    with_kl, grads = gradient(tiny_model, config, state, params, experience)
+    without, plain = gradient(tiny_model, off, state, params, experience)
+    assert np.abs(flat(grads) - flat(plain)).max() > 1e-4
+    if estimator != "k1":
+        assert float(with_kl) > float(without)
+
+
+def test_full_kl_in_the_reward_is_never_negative_and_k1_is(
+    tiny_config, tiny_model, tiny_frozen, start, rollout, away
+):
+    reference = away["policy"]
+    rewards = {}
+    for estimator in ("k1", "full"):
+        config = critic_free(tiny_config, kl_estimator=estimator)
+        state = dataclasses.replace(start, params={"policy": start.params["policy"]})
+        zeros = jnp.zeros(8)
+        experience, _ = experience_of(tiny_model, config, state, rollout, reference, zeros)
+        rewards[estimator] = np.asarray(experience.rewards)
+    mask = np.asarray(rollout.completion_mask)
+    assert (rewards["full"][mask] <= 1e-7).all() and (rewards["full"][mask] < -1e-4).any()
+    assert (rewards["k1"][mask] > 1e-3).any()
+
+
+def test_dynamic_sampling_keeps_groups_that_differ(tiny_config, rollout):
+    algo = dataclasses.replace(
+        tiny_config.algo, dynamic_sampling=2, batch_size=4, group_size=2, advantage="grpo"
+    )
+    scores = jnp.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 2.0, 1.0])
+    scored = score_texts(algo, rollout, scores, SPECIAL)
+    assert scored.scores.tolist() == [0.0, 1.0, 2.0, 1.0]
+    assert scored.rollout.completion_mask.any(axis=1).all()
+    few = score_texts(algo, rollout, jnp.array([1.0, 1, 0, 1, 0, 0, 2, 2]), SPECIAL)
+    assert few.rollout.completion_mask.any(axis=1).tolist() == [True, True, False, False]
+
+
+def step_of(config, model):
+    static, hparams = split_dynamic(config)
+    score = lambda frozen, rollout: jnp.sum(
+        (rollout.completion_tokens == 5) & rollout.completion_mask, axis=1, dtype=jnp.float32
+    )
+    assert merge_dynamic(static, hparams) == config
+    steps = policy_gradient.make_policy_gradient(model, static, special=SPECIAL, score=score)
+    return jax.jit(steps.train_step), hparams
+
+
+def test_a_policy_in_warm_up_stays_where_it_is_and_its_values_do_not(
+    tiny_config, tiny_model, tiny_frozen, tiny_prompts, start
+):
+    config = with_algo(tiny_config, value_warmup=1)
+    step, hparams = step_of(config, tiny_model)
+    after, _ = step(start, tiny_prompts, tiny_frozen, hparams)
+    assert (flat(after.params["policy"]) == flat(start.params["policy"])).all()
+    assert (flat(after.params["value"]) != flat(start.params["value"])).any()
+    later, _ = step(after, tiny_prompts, tiny_frozen, hparams)
+    assert (flat(later.params["policy"]) != flat(start.params["policy"])).any()
+
+
+def test_an_update_ends_once_the_policy_has_moved_too_far(
+    tiny_config, tiny_model, tiny_frozen, tiny_prompts, start
+):
+    config = with_algo(tiny_config, target_kl=1e-6, max_mean_ratio=10.0)
+    step, hparams = step_of(config, tiny_model)
+    _, metrics = step(start, tiny_prompts, tiny_frozen, hparams)
+    assert float(metrics["val/left_out"]) == 0.75  # all but the first of four steps
+    loose = hparams | {"algo": hparams["algo"] | {"target_kl": 1e6}}
+    _, metrics = step(start, tiny_prompts, tiny_frozen, loose)
+    assert float(metrics["val/left_out"]) == 0.0
+
+
+def test_the_penalty_doubles_where_the_policy_moves_too_far(
+    tiny_config, tiny_model, tiny_frozen, tiny_prompts, start
+):
+    config = critic_free(tiny_config, surrogate="adaptive_kl_penalty", penalty_target=1e-7)
+    step, hparams = step_of(config, tiny_model)
+    state = policy_gradient.init(config, tiny_frozen, KEY)
+    after, _ = step(state, tiny_prompts, tiny_frozen, hparams)
+    assert float(after.extra["penalty_coef"]) == 2.0
+    loose = hparams | {"algo": hparams["algo"] | {"penalty_target": 1e6}}
+    after, _ = step(state, tiny_prompts, tiny_frozen, loose)
+    assert float(after.extra["penalty_coef"]) == 0.5
+
+
+def test_whitening_in_the_minibatch_uses_its_own_statistics(
+    tiny_config, tiny_model, tiny_frozen, tiny_prompts, start
+):
+    whitened = {"whiten_over": "minibatch", "whiten_rewards": "keep_mean"}
+    whole = with_algo(tiny_config, minibatches=1, epochs=1, whiten_rewards="keep_mean")
+    results = []
+    for config in (whole, with_algo(whole, **whitened)):  # one minibatch: the same statistics
+        step, hparams = step_of(config, tiny_model)
+        _, metrics = step(start, tiny_prompts, tiny_frozen, hparams)
+        results.append(float(metrics["loss/total"]))
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+
+
+def test_texts_of_fixed_length_are_scored_up_to_their_end(
+    tiny_config, tiny_model, tiny_prompts, start
+):
+    from rlhf_jax.rollout.text import up_to_end
+
+    sampling = dataclasses.replace(tiny_config.sampling, stop_at_eos=False)
+    config = dataclasses.replace(tiny_config, sampling=sampling)
+    sample = lambda key: policy_gradient.sample(
+        tiny_model, config, dataclasses.replace(start, key=key), tiny_prompts, SPECIAL
+    )
+    found = jax.jit(sample)(jax.random.key(3))
+    assert found.completion_mask.all()
+    text = up_to_end(found, SPECIAL)
+    tokens = np.asarray(found.completion_tokens)
+    for row, mask in zip(tokens, np.asarray(text.completion_mask)):
+        ends = np.flatnonzero(row == 2)
+        assert mask.sum() == (ends[0] + 1 if ends.size else 6)
+    assert (np.asarray(text.completion_mask).sum(1) < 6).any()
