@@ -5,7 +5,7 @@
 
 Each run is an ordinary one of `experiments.rlhf`; supervised and reward models are trained once a
 seed and shared. All sample (or, of fixed data, read) 128 completions an update, 40 updates long.
-Writes benchmarks/results/algorithms.json and docs/algorithms.md.
+Writes benchmarks/results/algorithms.json, docs/algorithms.md and the table of the README.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from rlhf_jax.report.names import algorithm
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "algorithms.json"
-TABLE = ROOT / "docs" / "algorithms.md"
 NAMES = sorted(p.stem for p in (ROOT / "configs" / "algo").glob("*.yaml"))
+NUMBERS = ("gold_before", "gold_after", "score_after", "kl_after", "seconds")
 UPDATES = 40
 # To draw as many completions as the others: 5,120 of them.
 OWN = {"rejection": ["algo.num_prompts=1280", "algo.n=4"], "best_of_n": ["algo.n=10"]}
@@ -65,7 +65,8 @@ def run_all(names: list[str], seeds: int, folder: Path, workers: int) -> list[di
     with ThreadPoolExecutor(workers) as pool:
         rows += pool.map(lambda seed: run(names[0], seed, folder), range(seeds))
         for seed in range(seeds):
-            for row in pool.map(lambda name: run(name, seed, folder), names[1:]):
+            jobs = [(name, seed, folder) for name in names[1:]]
+            for row in pool.map(lambda job: run(*job), jobs):
                 print(json.dumps(row), flush=True)
                 rows.append(row)
     return rows
@@ -85,9 +86,9 @@ def summarize(rows: list[dict]) -> list[dict]:
         own = [row for row in rows if row["algo"] == name and "error" not in row]
         if len(own) < 2:
             continue
-        column = lambda key: np.array([row[key] for row in own])
-        gain, low, high = interval(column("gold_after") - column("gold_before"))
-        means = {k: column(k).mean() for k in ("gold_after", "score_after", "kl_after", "seconds")}
+        columns = {k: np.array([row[k] for row in own]) for k in NUMBERS}
+        gain, low, high = interval(columns["gold_after"] - columns["gold_before"])
+        means = {k: column.mean() for k, column in columns.items()}
         line = {"algo": name, "seeds": len(own), "gain": gain, "low": low, "high": high}
         table.append(line | means)
     return sorted(table, key=lambda line: -line["gain"])
@@ -114,12 +115,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks") / now)
     args = parser.parse_intermixed_args()
     rows = run_all(args.names, args.seeds, args.folder, args.workers)
+    if RESULTS.exists() and not args.dry:  # what is not run again stays in the table
+        stored = json.loads(RESULTS.read_text())["rows"]
+        rows += [row for row in stored if row["algo"] not in args.names]
     table = summarize(rows)
     print(markdown(table))
     if not args.dry:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps({"rows": rows, "table": table}, indent=2) + "\n")
-        TABLE.write_text(PAGE.format(table=markdown(table), seeds=args.seeds, updates=UPDATES))
+        write_pages(markdown(table), args.seeds)
     failed = [row for row in rows if "error" in row]
     unsure = [line["algo"] for line in table if line["low"] <= 0]
     for row in failed:
@@ -129,13 +133,24 @@ def main() -> None:
     sys.exit(bool(failed or unsure))
 
 
+def write_pages(text: str, seeds: int) -> None:
+    """The page, and the table in the README between its two marks."""
+    page = PAGE.format(table=text, seeds=seeds, updates=UPDATES)
+    (ROOT / "docs" / "algorithms.md").write_text(page)
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(MARKS[0])
+    readme.write_text(before + MARKS[0] + f"\n{text}\n" + MARKS[1] + rest.split(MARKS[1])[1])
+
+
+MARKS = ("<!-- written by benchmarks.algorithms -->", "<!-- end -->")
 PAGE = """# Every algorithm on the default task, at equal samples
 
-Written by `python -m benchmarks.algorithms`: task `reviews`, {seeds} seeds, {updates} updates of 128
-completions (of fixed data: 64 pairs). The gain is the gold reward after training less that before, of
-the same seed, on 512 held-out prompts; the interval is Student's t over seeds. Seconds are those of
-the algorithm's own stage on one core, compilation included. Settings are those of `configs/algo/`, each
-tried on seed 0; this compares settings, not ideas, and the KL differs from row to row.
+Written by `python -m benchmarks.algorithms`: task `reviews`, {seeds} seeds, {updates} updates of
+128 completions (of fixed data: 64 pairs). The gain is the gold reward after training less that
+before, of the same seed, on 512 held-out prompts; the interval is Student's t over seeds. Seconds
+are those of the algorithm's own stage on one core, compilation included. Settings are those of
+`configs/algo/`. This compares settings, not ideas: the KL differs from row to row, and a row
+further from the reference has paid more for its reward.
 
 {table}
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -19,64 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments._errors import check_choices, check_keys, one_line
 from experiments._resume import MULTIRUN, check_free, resumed, settings_files
-from rlhf_jax import config as schemas
+from experiments._schemas import GROUPS, register_schemas
 from rlhf_jax.config import ConfigError, UserError
-
-SCHEMAS = {
-    ("algo", "base_policy_gradient"): schemas.PolicyGradientConfig,
-    ("algo", "base_preference"): schemas.PreferenceConfig,
-    ("algo", "base_online_dpo"): schemas.OnlineDPOConfig,
-    ("algo", "base_best_of_n"): schemas.BestOfNConfig,
-    ("algo", "base_rejection"): schemas.RejectionConfig,
-    ("model", "base_model"): schemas.ModelConfig,
-    ("optim", "base_optim"): schemas.OptimConfig,
-    ("sink", "base_sink"): schemas.SinkConfig,
-    ("task", "base_reviews"): schemas.ReviewsConfig,
-    ("task", "base_imdb"): schemas.ImdbConfig,
-    ("task", "base_jsonl"): schemas.JsonlConfig,
-}
-GROUPS = {group for group, _ in SCHEMAS}
-
-
-def register_schemas(**primary: type) -> None:
-    """Makes the schemas known to Hydra; `primary` names those of whole programs."""
-    store = ConfigStore.instance()
-    for (group, name), node in SCHEMAS.items():
-        store.store(group=group, name=name, node=thawed(node))
-    for name, node in primary.items():
-        store.store(name=name, node=open_to_choice(thawed(node)))
-
-
-def thawed(schema: type) -> DictConfig:
-    """The schema of a frozen dataclass; composing must still be able to write to it."""
-    node = OmegaConf.structured(schema)
-
-    def thaw(part: DictConfig) -> None:
-        OmegaConf.set_readonly(part, None)
-        for key in part:
-            child = part._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_none():
-                thaw(child)
-
-    thaw(node)
-    return node
-
-
-def open_to_choice(node: DictConfig) -> DictConfig:
-    """The schema of a program without the kind of algorithm that is its default in Python.
-
-    Composing may then put any other kind in its place.
-    """
-    if "algo" in node:
-        node.algo = thawed(schemas.AlgoConfig)
-    return node
-
-
-def kind_of(stored: DictConfig) -> type:
-    """The kind of algorithm that stored settings are of: the one that has all of them."""
-    kinds = [schema for (group, _), schema in SCHEMAS.items() if group == "algo"]
-    fits = lambda kind: set(stored) <= {f.name for f in dataclasses.fields(kind)}
-    return next(filter(fits, kinds), schemas.AlgoConfig)
 
 
 def launch(

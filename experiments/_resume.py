@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments._overrides import key_of, last, overrides_of, split, value_of
+from experiments._schemas import algo_of
 from rlhf_jax.config import ConfigError
 from rlhf_jax.io.run_dir import RunDir
 
@@ -49,15 +50,19 @@ def resumed(arguments: list[str], groups: Collection[str]) -> list[str]:
         raise ConfigError("resume", run, "goes on with one run; leave out -m")
     config = stored_config("resume", run)
     chosen = {key_of(a): value_of(a) for a in overrides if key_of(a) in groups}
-    task = chosen.pop("task", config.task.name)
-    if task != config.task.name:
-        raise ConfigError("task", task, f"{run} is a run of task={config.task.name}")
+    for group in {"task", "algo"} & config.keys():
+        name = config[group].name
+        if chosen.pop(group, name) != name:
+            raise ConfigError(group, last(group, overrides), f"{run} is a run of {group}={name}")
     settings = OmegaConf.to_container(config, resolve=False)
     assert isinstance(settings, dict)
     kept = {k: v for k, v in settings.items() if k != "resume" and k not in chosen}
-    further = [a for a in overrides if key_of(a) not in ("task", "resume", "hydra.run.dir")]
+    given = ("task", "algo", "resume", "hydra.run.dir")
+    further = [a for a in overrides if key_of(a) not in given]
     folder = overrides_of({"resume": run, "hydra.run.dir": run})
-    return [f"task={config.task.name}", *overrides_of(kept), *further, *folder, *flags]
+    kinds = [f"task={config.task.name}"]
+    kinds += [f"algo={algo_of(config.algo)[0]}"] if "algo" in config else []
+    return [*kinds, *overrides_of(kept), *further, *folder, *flags]
 
 
 def settings_files(arguments: Sequence[str]) -> dict[Path, bytes]:

@@ -17,10 +17,11 @@ from typing import Optional
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments._cli import SCHEMAS, kind_of, launch, open_to_choice, thawed
+from experiments._cli import launch
 from experiments._errors import one_line
 from experiments._overrides import overrides_of
 from experiments._resume import stored_config
+from experiments._schemas import SCHEMAS, algo_of, open_to_choice, thawed
 from rlhf_jax import runtime
 from rlhf_jax.checks import check_leaf, leaves
 from rlhf_jax.config import (
@@ -113,7 +114,7 @@ def load_run_config(run: str | None) -> RLHFConfig:
         )
     schema = open_to_choice(thawed(RLHFConfig))
     schema.task = thawed(SCHEMAS["task", f"base_{stored.task.name}"])
-    schema.algo = thawed(kind_of(stored.algo))
+    schema.algo = thawed(algo_of(stored.algo)[1])
     try:
         return OmegaConf.to_object(OmegaConf.merge(schema, stored))  # pyright: ignore
     except OmegaConfBaseException as error:

@@ -46,7 +46,16 @@ BAD = [
     ("eval.num_prompts", 0, "above 0"),
     ("run.threads", 0, "above 0"),
     ("algo.kl_controller", "maybe", "adaptive, fixed"),
-    ("algo.score_placement", "first", "last_token, last_slot"),
+    ("algo.score_placement", "first", "last_token, after_eos, last_slot"),
+    ("algo.advantage", "ppo", "gae, monte_carlo, grpo"),
+    ("algo.surrogate", "trpo", "clip, asymmetric_clip, dual_clip"),
+    ("algo.aggregation", "mean", "token_mean, sequence_mean"),
+    ("algo.whiten_rewards", "yes", "none, keep_mean, standardize, scale"),
+    ("algo.whiten_over", "group", "batch, minibatch"),
+    ("algo.missing_eos", "keep", "none, subtract, replace"),
+    ("model.value_init", "sft", "reward_model, random, zero"),
+    ("optim.epsilon_style", "torch", "optax, tensorflow"),
+    ("reward_model.normalize", "yes", "scale, shift, none"),
     ("model.dtype", "float16", "float32, bfloat16"),
     ("model.value_head", "none", "separate, shared, shared_stop_gradient"),
     ("sft.optim.schedule", "step", "constant, linear, cosine"),
@@ -58,8 +67,12 @@ BAD = [
     ("optim.warmup", 1.0, "[0, 1)"),
     ("sft.optim.beta1", 1.0, "[0, 1)"),
     ("reward_model.optim.beta2", -0.1, "[0, 1)"),
-    ("algo.minibatches", 3, "divide algo.batch_size=64"),
     ("algo.clip_eps", 1.0, "below 1"),
+    ("algo.clip_eps_high", 0.0, "above 0"),
+    ("algo.value_clip_eps", 0.0, "above 0"),
+    ("algo.group_size", 0, "above 0"),
+    ("algo.baseline_decay", 1.0, "[0, 1)"),
+    ("optim.value_learning_rate", 0.0, "above 0"),
     ("sampling.min_length", 25, "sampling.max_length=24"),
     ("model.context", 30, "at least 31"),
     ("task.min_prompt", 7, "task.max_prompt=6"),
@@ -69,9 +82,6 @@ BAD = [
     ("task.flip_rate", 0.5, "[0, 0.5)"),
     ("task.data_seed", 2**32, "below 2**32"),
     ("seed", 2**32, "below 2**32"),
-    ("algo.name", "trpo", "must be ppo"),
-    ("algo.kl_coef", 0.0, "use algo.kl_controller=fixed"),
-    ("algo.kl_horizon", 12.8, "above 0.2 * algo.batch_size = 12.8"),
     ("task.reward", "mine", "reward_model, gold or package.module:function"),
     ("task.reward", "mine:score:twice", "reward_model, gold or package.module:function"),
     ("task.reward", "my-module:score", "reward_model, gold or package.module:function"),
@@ -87,30 +97,10 @@ def test_a_bad_setting_is_named_with_what_is_accepted(key, value, accepted):
     assert accepted in message and "\n" not in message
 
 
-def test_the_divisors_are_listed():
-    with pytest.raises(ConfigError, match=r"one of \[1, 2, 4, 8, 16, 32, 64\]"):
-        check_config(with_setting("algo.minibatches", 5))
-
-
 @pytest.mark.parametrize("name", ["text_length", "pair_length"])
 def test_texts_must_fit_the_context(name):
     with pytest.raises(ConfigError, match=rf"task\.{name}=300: must be at most model\.context=256"):
         check_config(with_setting(f"task.{name}", 300, IMDB))
-
-
-@pytest.mark.parametrize("key", ["model.dtype", "run.matmul_precision"])
-def test_rough_decoding_is_not_trusted_with_log_probs(key):
-    config = with_setting(key, "bfloat16")
-    wanted = rf"algo\.behavior_log_probs='sampler': use forward with {key}=bfloat16"
-    with pytest.raises(ConfigError, match=wanted):
-        check_config(config)
-    check_config(with_setting("algo.behavior_log_probs", "forward", config))
-
-
-def test_a_fixed_coefficient_may_be_0_and_needs_no_horizon():
-    fixed = with_setting("algo.kl_controller", "fixed")
-    check_config(with_setting("algo.kl_coef", 0.0, fixed))
-    check_config(with_setting("algo.kl_horizon", 1.0, fixed))
 
 
 @pytest.mark.parametrize("spec", ["gold", "mine:score", "a.b_2.c:Reward.score"])

@@ -7,8 +7,8 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.train.state import stream
-from rlhf_jax.types import Array, Key
+from rlhf_jax.train.state import TrainState, stream
+from rlhf_jax.types import Array, Key, Sequences
 
 Tree = TypeVar("Tree")
 
@@ -44,6 +44,13 @@ def batch_rows(key: Key, step: Array, *, size: int, batch_size: int) -> Array:
     batches = size // batch_size
     order = jax.random.permutation(stream(key, "rows", step // batches), size)
     return jax.lax.dynamic_slice(order, ((step % batches) * batch_size,), (batch_size,))
+
+
+def next_prompts(state: TrainState, prompts: Sequences, count: int, *, repeats: int) -> Sequences:
+    """The `count` prompts of this update, each `repeats` times."""
+    key = stream(state.key, "prompts")
+    rows = batch_rows(key, state.update, size=num_rows(prompts), batch_size=count)
+    return repeat_rows(take(prompts, rows), repeats)
 
 
 def minibatches(tree: Tree, key: Key, count: int) -> Tree:

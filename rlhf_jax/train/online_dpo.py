@@ -17,7 +17,7 @@ from rlhf_jax.ops.kl import kl_k1
 from rlhf_jax.ops.masked import masked_mean, masked_sum
 from rlhf_jax.rollout.text import completion_log_probs, up_to_end, with_log_probs
 from rlhf_jax.sampling.decode import generate
-from rlhf_jax.train.batches import batch_rows, num_rows, repeat_rows, take
+from rlhf_jax.train.batches import next_prompts
 from rlhf_jax.train.one_step import descend
 from rlhf_jax.train.one_step import init as init  # the state before the first update
 from rlhf_jax.train.preference_loss import describe, pair_losses
@@ -48,16 +48,10 @@ def make_online_dpo(
 
     def collect(state: TrainState, prompts: Sequences, hparams: dict) -> TextRollout:
         config = merge_dynamic(static, hparams)
-        rows = batch_rows(
-            stream(state.key, "prompts"),
-            state.update,
-            size=num_rows(prompts),
-            batch_size=config.algo.batch_size // 2,
-        )
         rollout = generate(
             model,
             state.params["policy"],
-            repeat_rows(take(prompts, rows), 2),
+            next_prompts(state, prompts, config.algo.batch_size // 2, repeats=2),
             stream(state.key, "rollout", state.update),
             config=config.model,
             sampling=config.sampling,
@@ -82,13 +76,7 @@ def make_online_dpo(
         metrics["episode"] = state.update * scores.size
         return state, metrics
 
-    def train_step(
-        state: TrainState, prompts: Sequences, frozen: Frozen, hparams: dict
-    ) -> tuple[TrainState, Metrics]:
-        rollout = collect(state, prompts, hparams)
-        return learn(state, rollout, score(frozen, rollout), frozen, hparams)
-
-    return Algorithm(collect, score, learn, train_step)
+    return Algorithm.of(collect, score, learn)
 
 
 def online_loss(

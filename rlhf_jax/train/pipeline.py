@@ -48,12 +48,18 @@ def make_pipeline(
     return Pipeline(**pieces, cache=cache, score_host=score_host)
 
 
-def run_pipeline(pipeline: Pipeline) -> Outcome:
-    """All stages, each cached, checkpointed and resumed on its own."""
+def trained_models(pipeline: Pipeline) -> Frozen:
+    """The supervised model and the reward model, each trained now or by an earlier run."""
     reference = cached_stage(pipeline, "sft", sft_settings(pipeline), lambda: run_sft(pipeline))
     train_reward = lambda: run_reward_model(pipeline, reference)
     reward = cached_stage(pipeline, "reward_model", reward_settings(pipeline), train_reward)
-    frozen = Frozen(reference=reference, reward=reward)
+    return Frozen(reference=reference, reward=reward)
+
+
+def run_pipeline(pipeline: Pipeline) -> Outcome:
+    """All stages, each cached, checkpointed and resumed on its own."""
+    frozen = trained_models(pipeline)
+    reference = frozen.reference
     evaluate = compile_evaluation(pipeline, frozen)
     before = evaluate(reference, frozen)
     params = tune(pipeline, frozen)

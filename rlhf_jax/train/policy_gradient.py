@@ -23,7 +23,7 @@ from rlhf_jax.optim import learning_rate, make_optimizer
 from rlhf_jax.rollout.text import Experience, completion_outputs
 from rlhf_jax.sampling.decode import generate
 from rlhf_jax.train.advantages import estimate, moving_mean
-from rlhf_jax.train.batches import batch_rows, minibatches, num_rows, repeat_rows, take
+from rlhf_jax.train.batches import minibatches, next_prompts
 from rlhf_jax.train.experience import make_experience
 from rlhf_jax.train.policy_loss import behavior_logits, minibatch_loss
 from rlhf_jax.train.scores import drawn, finished, score_texts
@@ -102,13 +102,7 @@ def make_policy_gradient(
         metrics["episode"] = after.update * algo.samples
         return after, metrics
 
-    def train_step(
-        state: TrainState, prompts: Sequences, frozen: Frozen, hparams: dict
-    ) -> tuple[TrainState, Metrics]:
-        rollout = collect(state, prompts, hparams)
-        return learn(state, rollout, score(frozen, rollout), frozen, hparams)
-
-    return Algorithm(collect, score, learn, train_step)
+    return Algorithm.of(collect, score, learn)
 
 
 def sample(
@@ -124,9 +118,7 @@ def sample(
     """
     algo, policy = policy_gradient(config), state.params["policy"]
     count = algo.batch_size * algo.dynamic_sampling // algo.group_size
-    key = stream(state.key, "prompts")
-    rows = batch_rows(key, state.update, size=num_rows(prompts), batch_size=count)
-    asked = repeat_rows(take(prompts, rows), algo.group_size)
+    asked = next_prompts(state, prompts, count, repeats=algo.group_size)
     key = stream(state.key, "rollout", state.update)
     settings = {"config": config.model, "special": special}
     rollout = generate(model, policy, asked, key, sampling=config.sampling, **settings)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from rlhf_jax.config import PolicyGradientConfig, RLHFConfig
-from rlhf_jax.types import Array, Key, Metrics, Params, TextRollout, record
+from rlhf_jax.types import Array, Key, Metrics, Params, Sequences, TextRollout, record
 
 T = TypeVar("T")
 
@@ -48,6 +48,22 @@ class Algorithm(NamedTuple):
     score: Callable[[Frozen, TextRollout], Array]
     learn: Callable[..., tuple[TrainState, Metrics]]  # (state, rollout, scores, frozen, hparams)
     train_step: Callable[..., tuple[TrainState, Metrics]]  # (state, prompts, frozen, hparams)
+
+    @staticmethod
+    def of(
+        collect: Callable[..., TextRollout],
+        score: Callable[[Frozen, TextRollout], Array],
+        learn: Callable[..., tuple[TrainState, Metrics]],
+    ) -> Algorithm:
+        """Three pieces, and the whole update that follows from them."""
+
+        def train_step(
+            state: TrainState, prompts: Sequences, frozen: Frozen, hparams: dict
+        ) -> tuple[TrainState, Metrics]:
+            rollout = collect(state, prompts, hparams)
+            return learn(state, rollout, score(frozen, rollout), frozen, hparams)
+
+        return Algorithm(collect, score, learn, train_step)
 
 
 def init_state(params: Params, tx: optax.GradientTransformation, key: Key, **extra: Array):

@@ -112,7 +112,7 @@ PPO = [
         "reward_model.optim.value_learning_rate=null",
     ),
     # Any algorithm's.
-    ("name='my run'", "name", "a word of letters", "name=my-run_2"),
+    ("name=my.run", "name", "a word of letters", "name=my-run_2"),
     ("name=sft", "name", "none of sft", "name=sft2"),
     (
         "model.dtype=bfloat16",
@@ -188,10 +188,9 @@ def with_setting(config, key, value):
 def with_settings(kind, text):
     """A config with the settings of a text; the last of equal keys counts."""
     config = RLHFConfig(task=ReviewsConfig(), algo=kind())
-    for line in text.replace(" ", "\n").replace("'my\nrun'", "my run").splitlines():
-        key, _, value = line.partition("=")
-        if key:
-            config = with_setting(config, full(key), yaml.safe_load(value))
+    for setting in text.split():
+        key, _, value = setting.partition("=")
+        config = with_setting(config, full(key), yaml.safe_load(value))
     return config
 
 

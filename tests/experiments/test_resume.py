@@ -6,9 +6,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from experiments._cli import GROUPS, register_schemas
 from experiments._overrides import literal
 from experiments._resume import resumed
+from experiments._schemas import GROUPS, register_schemas
 from rlhf_jax.config import ConfigError, RLHFConfig
 
 ODD = [
@@ -65,6 +65,16 @@ def test_every_setting_is_restored_even_if_the_defaults_changed(composed, tmp_pa
     config.algo.kl_coef, config.sft.optim.epsilon, config.run.cache = 0.123, 1e-11, False
     config.task.num_pairs, config.seed, config.run.threads = 17, 5, 3  # as if from older files
     assert again(composed, [f"resume={store(config, tmp_path / 'run')}"]) == config
+
+
+@pytest.mark.parametrize("algo", ["grpo", "dpo", "simpo", "online_dpo", "best_of_n", "rejection"])
+def test_every_algorithm_is_found_again(composed, tmp_path, algo):
+    config = composed([f"algo={algo}"])
+    config.algo.updates = 7
+    run = f"resume={store(config, tmp_path / 'run')}"
+    assert again(composed, [run, f"algo={algo}"]) == config
+    with pytest.raises(ConfigError, match=f"is a run of algo={algo}"):
+        resumed([run, "algo=ppo"], GROUPS)
 
 
 def test_what_is_typed_beside_it_wins(composed, tmp_path):

@@ -1,0 +1,68 @@
+"""The schemas as Hydra knows them, and the way back from stored settings to a schema."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf_jax import config as schemas
+
+SCHEMAS = {
+    ("algo", "base_policy_gradient"): schemas.PolicyGradientConfig,
+    ("algo", "base_preference"): schemas.PreferenceConfig,
+    ("algo", "base_online_dpo"): schemas.OnlineDPOConfig,
+    ("algo", "base_best_of_n"): schemas.BestOfNConfig,
+    ("algo", "base_rejection"): schemas.RejectionConfig,
+    ("model", "base_model"): schemas.ModelConfig,
+    ("optim", "base_optim"): schemas.OptimConfig,
+    ("sink", "base_sink"): schemas.SinkConfig,
+    ("task", "base_reviews"): schemas.ReviewsConfig,
+    ("task", "base_imdb"): schemas.ImdbConfig,
+    ("task", "base_jsonl"): schemas.JsonlConfig,
+}
+GROUPS = {group for group, _ in SCHEMAS}
+
+
+def register_schemas(**primary: type) -> None:
+    """Makes the schemas known to Hydra; `primary` names those of whole programs."""
+    store = ConfigStore.instance()
+    for (group, name), node in SCHEMAS.items():
+        store.store(group=group, name=name, node=thawed(node))
+    for name, node in primary.items():
+        store.store(name=name, node=open_to_choice(thawed(node)))
+
+
+def thawed(schema: type) -> DictConfig:
+    """The schema of a frozen dataclass; composing must still be able to write to it."""
+    node = OmegaConf.structured(schema)
+
+    def thaw(part: DictConfig) -> None:
+        OmegaConf.set_readonly(part, None)
+        for key in part:
+            child = part._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none():
+                thaw(child)
+
+    thaw(node)
+    return node
+
+
+def open_to_choice(node: DictConfig) -> DictConfig:
+    """The schema of a program without the kind of algorithm that is its default in Python.
+
+    Composing may then put any other kind in its place.
+    """
+    if "algo" in node:
+        node.algo = thawed(schemas.AlgoConfig)
+    return node
+
+
+def algo_of(stored: DictConfig) -> tuple[str, type]:
+    """Name and schema of the kind of algorithm stored settings are of: one that has all of them."""
+    kinds = {name: kind for (group, name), kind in SCHEMAS.items() if group == "algo"}
+    for name, kind in kinds.items():
+        if set(stored) <= {f.name for f in dataclasses.fields(kind)}:
+            return name, kind
+    return "base_policy_gradient", schemas.AlgoConfig
