@@ -143,3 +143,7 @@ def check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
             folder = resources.files(configs) / group
             names = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
             raise ConfigError(group, None, f"must be one of {', '.join(names)}")
+    chosen = {key_of(a): value_of(a) for a in split(arguments)[0]}
+    preset, algo = chosen.get("preset", "none"), str(chosen.get("algo", "ppo"))
+    if preset != "none" and {name.strip() for name in algo.split(",")} != {"ppo"}:
+        raise ConfigError("preset", preset, f"presets are for algo=ppo; leave out algo={algo}")

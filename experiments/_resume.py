@@ -54,6 +54,9 @@ def resumed(arguments: list[str], groups: Collection[str]) -> list[str]:
         name = config[group].name
         if chosen.pop(group, name) != name:
             raise ConfigError(group, last(group, overrides), f"{run} is a run of {group}={name}")
+    if "preset" in chosen:
+        accepted = "a resumed run keeps the settings it has; leave it out"
+        raise ConfigError("preset", chosen["preset"], accepted)
     settings = OmegaConf.to_container(config, resolve=False)
     assert isinstance(settings, dict)
     kept = {k: v for k, v in settings.items() if k != "resume" and k not in chosen}

@@ -22,7 +22,7 @@ SCHEMAS = {
     ("task", "base_imdb"): schemas.ImdbConfig,
     ("task", "base_jsonl"): schemas.JsonlConfig,
 }
-GROUPS = {group for group, _ in SCHEMAS}
+GROUPS = {"preset"} | {group for group, _ in SCHEMAS}
 
 
 def register_schemas(**primary: type) -> None:

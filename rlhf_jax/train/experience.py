@@ -52,7 +52,7 @@ def make_experience(
         ref_logits=ref_logits if needs_ref_logits(algo) else None,
     )
     estimated = estimate(algo, raw)
-    metrics = describe(algo, state, scored, estimated)
+    metrics = describe(algo, state, scored, estimated, kl)
     experience = estimated if algo.whiten_over == "batch" else raw
     return jax.tree.map(lax.stop_gradient, (experience, metrics))
 
@@ -87,14 +87,19 @@ def estimated_kl(
 
 
 def describe(
-    algo: PolicyGradientConfig, state: TrainState, scored: Scored, experience: Experience
+    algo: PolicyGradientConfig,
+    state: TrainState,
+    scored: Scored,
+    experience: Experience,
+    kl: Array,
 ) -> Metrics:
-    """What is logged of a rollout and of what it is worth."""
+    """What is logged of a rollout and of what it is worth; `kl` is that of the estimator."""
     rollout, mask = experience.rollout, experience.rollout.completion_mask
     rows = jnp.maximum(jnp.sum(jnp.any(mask, axis=1), dtype=jnp.float32), 1.0)
     per_text = lambda x: masked_sum(x, mask) / rows
     k1 = kl_k1(rollout.behavior_log_probs, experience.ref_log_probs)
-    cost = -state.extra["kl_coef"] * per_text(k1)
+    price = 0.0 if algo.kl_placement == "none" else state.extra["kl_coef"]
+    cost = -price * per_text(kl)
     metrics = {
         "objective/kl": per_text(k1),
         "objective/kl_token": masked_mean(k1, mask),

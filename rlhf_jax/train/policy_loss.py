@@ -121,7 +121,7 @@ def value_terms(
     losses = value_loss(values, batch.values, batch.returns, clip=clip, huber_delta=delta)
     unclipped = value_loss(values, batch.values, batch.returns, huber_delta=delta)
     value = masked_mean(losses, slots)
-    acted = masked_mean((losses > unclipped).astype(values.dtype), mask)
+    acted = masked_mean((losses > unclipped).astype(values.dtype), slots)
     return value, {"loss/value_avg": value, "val/clipfrac_avg": acted}
 
 

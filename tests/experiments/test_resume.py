@@ -95,7 +95,11 @@ def test_flags_stay_behind_the_overrides(tmp_path):
 
 @pytest.mark.parametrize(
     "further, message",
-    [("-m", "leave out -m"), ("task=imdb", "task='imdb': .* is a run of task=reviews")],
+    [
+        ("preset=trl1", "leave it out"),
+        ("-m", "leave out -m"),
+        ("task=imdb", "task='imdb': .* is a run of task=reviews"),
+    ],
 )
 def test_what_cannot_be_resumed_is_refused(tmp_path, further, message):
     run = store({"task": {"name": "reviews"}}, tmp_path / "run")

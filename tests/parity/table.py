@@ -42,8 +42,8 @@ FOOT = """
 ## Not compared here
 
 - TRL 1.9.2 computes the rewards, the advantages, the clipped surrogate and the clipped value loss
-  of PPO inline in `PPOTrainer.train`, where no function can be called alone; only a whole update
-  can be compared.
+  of PPO inline in `PPOTrainer.train`, where no function can be called alone; whole updates
+  agree: see [parity_update.md](parity_update.md).
 - `log_clip_loss`, `best_of_group`, `best_of_n_kl`, the KL controllers and `kl_k2` have no
   counterpart in these versions.
 - SAPO, VESPO, `top_entropy_quantile`, off-policy masking and vLLM's corrections of TRL's GRPO, and

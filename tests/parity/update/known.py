@@ -33,12 +33,14 @@ SAME = (
 )
 DIFFERENCES = {  # by the test that pins each: what differs, who is right
     "test_with_accumulated_gradients_trl_has_no_minibatches": (
-        "With `gradient_accumulation_steps` G > 1 TRL steps at every G-th part of the batch, where "
-        "the batch has G parts: once an epoch, whatever `num_mini_batches`; and on the last batch "
-        "of a pass over the prompts at every part, with a G-th of the gradient",
-        "Ours: `algo.minibatches` steps an epoch. Accelerate counts parts as if they were batches "
-        "of the data loader, and ends an accumulation where the data end. TRL's metrics then "
-        "also hold zeros that were never filled in. The parity above is without accumulation",
+        "With `gradient_accumulation_steps` = G > 1 TRL steps after every G parts of "
+        "`per_device_train_batch_size` rows: once an epoch, whatever `num_mini_batches` up to G, "
+        "along the mean of the parts' means. On the last batch of a pass over the prompts it steps "
+        "after every part, with a G-th of the gradient",
+        "Ours: `algo.minibatches` steps an epoch, each a mean over tokens. Accelerate takes the "
+        "parts for batches of the data loader, and ends an accumulation where the data end. TRL's "
+        "metrics then also count entries that were never filled in. (Asked in its issue 5645.) "
+        "The parity above is without accumulation",
     ),
     "test_float64_sees_what_trl_adds_to_the_temperature": (
         "TRL divides logits by the temperature plus 1e-7",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -46,7 +47,7 @@ ARGS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """One run of each side: two updates, from the same weights, on the same rollouts.
 
@@ -87,6 +88,7 @@ WITHOUT_BIAS = whitened("float32", "value head without a bias", value_bias=False
 CASES = [*COMPARED, ACCUMULATED, WITHOUT_BIAS]
 
 
+@functools.cache
 def composed(case: Case, *more: str) -> RLHFConfig:
     """`preset=trl1` at the size of the tests."""
     register_schemas(base_rlhf=RLHFConfig)

@@ -76,8 +76,8 @@ Each is pinned by a test.
 |---|---|
 """
 FOOT = """
-Not compared: the sampling itself. TRL may draw padding and BOS and end at once; ours never draws
-padding or BOS, and `sampling.min_length` holds back the end.
+Not compared: the sampling itself. TRL may draw padding and BOS, and may end at once; ours never
+draws padding or BOS, and ends at once only with `sampling.min_length=0`.
 """
 ORDER = ("log_probs", "ref_log_probs", "values", "scores", "raw_advantages", "advantages")
 

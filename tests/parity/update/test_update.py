@@ -5,6 +5,7 @@ import pytest
 
 from .accumulated import first_update
 from .gaps import first_lessons, masks, movement, tensor_gaps, worst
+from .known import DIFFERENCES, FLIPPED, SAME, logged
 from .ours import first_lessons as our_first_lessons
 from .ours import updates
 from .setting import (
@@ -18,7 +19,6 @@ from .setting import (
     WITHOUT_BIAS,
     composed,
 )
-from .known import DIFFERENCES, FLIPPED, SAME, logged
 from .table import PAGE
 
 pytestmark = pytest.mark.parity
@@ -90,6 +90,7 @@ def test_metrics_of_the_same_name_agree_or_differ_as_we_say(answers):
         # Its means over tokens are over pads too, where the policy stands still.
         assert theirs["policy/approxkl_avg"] < 0.8 * mine["policy/approxkl_avg"]
         assert 1 < theirs["val/ratio"] < mine["val/ratio"]
+        assert abs(theirs["policy/entropy_avg"] - mine["policy/entropy_avg"]) > 1e-3
 
 
 def test_with_accumulated_gradients_trl_has_no_minibatches(answers):

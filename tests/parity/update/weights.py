@@ -55,4 +55,5 @@ def scored(named: Arrays, config: ModelConfig) -> Params:
 
 def named(answer: Arrays, prefix: str) -> Arrays:
     """The arrays of an answer under a prefix, by the rest of their name."""
-    return {k.removeprefix(f"{prefix}."): x for k, x in answer.items() if k.startswith(prefix)}
+    prefix = f"{prefix}."
+    return {k.removeprefix(prefix): x for k, x in answer.items() if k.startswith(prefix)}
