@@ -96,8 +96,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Global-norm clipping, Adam and decoupled weight decay (Loshchilov and Hutter 2019).
 
-    With a `value_learning_rate` the subtree `value` of the parameters has these to itself, at that
-    rate: its own moments, and clipping by its own norm.
+    With a `value_rate_factor` the subtree `value` of the parameters has these to itself: its own
+    moments, clipping by its own norm, and so many times the rate.
 
     Args:
         config: its numbers may be traced; which of them are None may not.
@@ -105,9 +105,10 @@ def make_optimizer(
         steps_per_update: of these, steps between two changes of the rate with `anneal_per=update`.
     """
     one = one_optimizer(config, total_steps, steps_per_update)
-    if config.value_learning_rate is None:
+    if config.value_rate_factor is None:
         return one
-    own = dataclasses.replace(config, learning_rate=config.value_learning_rate)
+    factor = config.value_rate_factor
+    own = dataclasses.replace(config, learning_rate=factor * config.learning_rate)
     value = one_optimizer(own, total_steps, steps_per_update)
     labels = lambda params: {name: "value" if name == "value" else "rest" for name in params}
     return optax.partition({"value": value, "rest": one}, labels)
@@ -125,3 +126,13 @@ def one_optimizer(
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def with_schedule_of(state: Any, later: Any) -> Any:
+    """An optimizer state with the schedule of a later one.
+
+    Steps that are left out must not hold the schedule back, or it would not end with the run.
+    """
+    is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
+    pick = lambda mine, other: other if is_schedule(mine) else mine
+    return jax.tree.map(pick, state, later, is_leaf=is_schedule)

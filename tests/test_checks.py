@@ -72,7 +72,7 @@ BAD = [
     ("algo.value_clip_eps", 0.0, "above 0"),
     ("algo.group_size", 0, "above 0"),
     ("algo.baseline_decay", 1.0, "[0, 1)"),
-    ("optim.value_learning_rate", 0.0, "above 0"),
+    ("optim.value_rate_factor", 0.0, "above 0"),
     ("sampling.min_length", 25, "sampling.max_length=24"),
     ("model.context", 30, "at least 31"),
     ("task.min_prompt", 7, "task.max_prompt=6"),

@@ -18,7 +18,7 @@ from rlhf_jax.config import (
 DYNAMIC = {
     schemas.OptimConfig: {
         "learning_rate", "final_scale", "beta1", "beta2", "epsilon", "weight_decay",
-        "max_grad_norm", "value_learning_rate",
+        "max_grad_norm", "value_rate_factor",
     },
     schemas.RewardModelConfig: {"margin", "centering_coef"},
     schemas.SamplingConfig: {"temperature"},

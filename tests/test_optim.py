@@ -102,13 +102,13 @@ def assert_alike(a, b, **tolerance):
 def test_traced_numbers_over_lanes_equal_solo_runs(style, value_rate):
     static, hparams = split_dynamic(
         OptimConfig(
-            schedule="cosine", weight_decay=0.1, epsilon_style=style, value_learning_rate=value_rate
+            schedule="cosine", weight_decay=0.1, epsilon_style=style, value_rate_factor=value_rate
         )
     )
     other = hparams | {"learning_rate": 0.05, "beta1": 0.5, "beta2": 0.9, "epsilon": 0.01}
     other |= {"max_grad_norm": 0.3}
     if value_rate:
-        other["value_learning_rate"] = 0.7
+        other["value_rate_factor"] = 0.7
     step = lambda h: update(h, static, PAIR, PAIR_GRADS)
     together = jax.jit(jax.vmap(step))(jax.tree.map(lambda *x: jnp.array(x), hparams, other))
     for i, lane in enumerate((hparams, other)):
@@ -132,7 +132,7 @@ def test_weight_decay_is_decoupled_from_adam():
     np.testing.assert_allclose(moved["w"], PARAMS["w"] * (1 - 0.1 * 0.5), atol=1e-6)
 
 
-@pytest.mark.parametrize("fixed", [{}, {"value_learning_rate": 0.1}, {"max_grad_norm": None}])
+@pytest.mark.parametrize("fixed", [{}, {"value_rate_factor": 0.1}, {"max_grad_norm": None}])
 def test_the_state_has_one_layout_whatever_the_numbers(fixed):
     numbers = [{}, {"weight_decay": 0.1}, {"learning_rate": 9.0}, {"schedule": "linear"}]
     numbers.append({"epsilon_style": "tensorflow"})
@@ -212,7 +212,7 @@ def test_values_with_a_rate_of_their_own_learn_as_if_alone():
         tx = make_optimizer(OptimConfig(**(OWN | {"learning_rate": rate})), 10)
         return run(tx, PAIR[part], PAIR_GRADS[part], 3)
 
-    tx = make_optimizer(OptimConfig(**OWN, value_learning_rate=0.4), 10)
+    tx = make_optimizer(OptimConfig(**OWN, value_rate_factor=4.0), 10)
     found = run(tx, PAIR, PAIR_GRADS, 3)
     assert_alike(found["policy"], alone("policy", 0.1), atol=1e-7)
     assert_alike(found["value"], alone("value", 0.4), atol=1e-7)
@@ -225,18 +225,18 @@ def test_one_optimizer_clips_policy_and_values_together():
 
     norm = np.sqrt(3.0**2 + 0.1**2 + 4.0**2 + 0.5**2)
     assert moved() == pytest.approx(0.5 / norm, rel=1e-3)
-    assert moved(value_learning_rate=1e6) == pytest.approx(0.5, rel=1e-3)  # its norm is below 1
+    assert moved(value_rate_factor=1.0) == pytest.approx(0.5, rel=1e-3)  # its norm is below 1
 
 
 def test_without_values_the_rate_for_them_changes_nothing():
-    found = run(make_optimizer(OptimConfig(value_learning_rate=0.4), 10), PARAMS, GRADS, 2)
+    found = run(make_optimizer(OptimConfig(value_rate_factor=0.4), 10), PARAMS, GRADS, 2)
     assert_alike(found, update(split_dynamic(OptimConfig())[1]), atol=0)
 
 
 def test_a_value_inside_the_policy_is_the_policys():
     nested = {"policy": {"value": jnp.array(1.0)}, "value": jnp.array(1.0)}
     grads = jax.tree.map(jnp.ones_like, nested)
-    config = OptimConfig(learning_rate=0.1, value_learning_rate=0.4)
+    config = OptimConfig(learning_rate=0.1, value_rate_factor=4.0)
     found = run(make_optimizer(config, 10), nested, grads, 1)
     assert float(found["policy"]["value"]) == pytest.approx(0.9, abs=1e-5)
     assert float(found["value"]) == pytest.approx(0.6, abs=1e-5)

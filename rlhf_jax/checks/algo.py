@@ -9,6 +9,7 @@ from rlhf_jax.checks.policy_gradient import Problem, of_policy_gradient
 from rlhf_jax.config import (
     AlgoConfig,
     ConfigError,
+    ModelConfig,
     OnlineDPOConfig,
     PolicyGradientConfig,
     PreferenceConfig,
@@ -35,7 +36,7 @@ def problems(config: RLHFConfig) -> Iterator[Problem]:
     if isinstance(algo, PreferenceConfig):
         yield from of_preferences(algo)
     yield from of_ends(config)
-    yield from of_value_rates(config)
+    yield from of_value_function(config)
     yield from of_log_probs(config)
 
 
@@ -70,23 +71,29 @@ def of_ends(config: RLHFConfig) -> Iterator[Problem]:
             "would be charged alike; use none, or a smaller sampling.min_length"
         )
         yield "algo.missing_eos", missing_eos, accepted
+    if getattr(algo, "overlong_buffer", 0) and sampling.min_length >= sampling.max_length:
+        accepted = f"sampling.min_length={sampling.min_length} makes all texts as long; use 0"
+        yield "algo.overlong_buffer", getattr(algo, "overlong_buffer", 0), accepted
     if not sampling.stop_at_eos and not isinstance(algo, PolicyGradientConfig):
         accepted = f"{algo.name} does not learn from what follows an end; use true"
         yield "sampling.stop_at_eos", False, accepted
 
 
-def of_value_rates(config: RLHFConfig) -> Iterator[Problem]:
-    """An optimizer of the values' own, where there are values."""
-    rate, algo = config.optim.value_learning_rate, config.algo
+def of_value_function(config: RLHFConfig) -> Iterator[Problem]:
+    """A network and an optimizer of the values' own, where there are values."""
+    rate, algo, head = config.optim.value_rate_factor, config.algo, config.model.value_head
     critic = isinstance(algo, PolicyGradientConfig) and algo.critic
     if rate is not None and not critic:
         accepted = f"{algo.name} has no value function; use null"
-        yield "optim.value_learning_rate", rate, accepted
+        yield "optim.value_rate_factor", rate, accepted
+    if head != ModelConfig.value_head and not critic:
+        accepted = f"{algo.name} has no value function; use {ModelConfig.value_head}"
+        yield "model.value_head", head, accepted
     for stage in ("sft", "reward_model"):
-        rate = getattr(config, stage).optim.value_learning_rate
+        rate = getattr(config, stage).optim.value_rate_factor
         if rate is not None:
             accepted = "this stage has no value function; use null"
-            yield f"{stage}.optim.value_learning_rate", rate, accepted
+            yield f"{stage}.optim.value_rate_factor", rate, accepted
 
 
 def of_log_probs(config: RLHFConfig) -> Iterator[Problem]:

@@ -12,26 +12,11 @@ from rlhf_jax.checks.rewards import Problem, of_kl, of_kl_controller, of_scores,
 from rlhf_jax.config import PolicyGradientConfig, RLHFConfig
 from rlhf_jax.config.algo import GROUPED, PER_TOKEN
 
-PENALTIES = ("kl_penalty", "adaptive_kl_penalty")
 TWO_SIDED = ("asymmetric_clip", "dual_clip", "cispo", "gspo")  # that may have an upper clip
-WITHOUT_CRITIC = (  # algorithms known by these names
-    "grpo",
-    "dr_grpo",
-    "gspo",
-    "cispo",
-    "dapo",
-    "rloo",
-    "raft",
-    "remax",
-    "reinforce",
-    "reinforce_moving",
-    "reinforce_pp",
-)
 
 
 def of_policy_gradient(config: RLHFConfig, algo: PolicyGradientConfig) -> Iterator[Problem]:
     """Everything wrong with the settings of the family, most basic first."""
-    yield from of_family(algo)
     yield from of_batches(algo)
     yield from of_surrogate(algo)
     yield from of_ratio(algo)
@@ -40,16 +25,6 @@ def of_policy_gradient(config: RLHFConfig, algo: PolicyGradientConfig) -> Iterat
     yield from of_kl_controller(config, algo)
     yield from of_scores(config, algo)
     yield from of_values(config, algo)
-
-
-def of_family(algo: PolicyGradientConfig) -> Iterator[Problem]:
-    """The name beside the numbers is that of the algorithm, whatever a preset has made of it."""
-    remedy = "use algo=ppo, which presets are for, or give it another algo.name"
-    if algo.name in WITHOUT_CRITIC and algo.critic:
-        yield "algo.advantage", algo.advantage, f"{algo.name} has no value function; {remedy}"
-    if algo.name == "ppo_penalty" and algo.surrogate not in PENALTIES:
-        accepted = f"ppo_penalty has {' or '.join(PENALTIES)}; {remedy}"
-        yield "algo.surrogate", algo.surrogate, accepted
 
 
 def of_batches(algo: PolicyGradientConfig) -> Iterator[Problem]:
@@ -106,6 +81,8 @@ def of_advantage(algo: PolicyGradientConfig) -> Iterator[Problem]:
     if kind in GROUPED and algo.group_size < 2:
         accepted = f"must be at least 2: {kind} compares completions of one prompt"
         yield "algo.group_size", algo.group_size, accepted
+    if kind == "batch_mean" and algo.batch_size < 2:
+        yield "algo.batch_size", algo.batch_size, "must be at least 2: the baseline is their mean"
     if kind == "remax" and algo.group_size > 1:
         yield "algo.group_size", algo.group_size, "must be 1: remax has one baseline a prompt"
     if kind == "best_of_group" and algo.surrogate != "reinforce":

@@ -67,6 +67,11 @@ def of_values(config: RLHFConfig, algo: PolicyGradientConfig) -> Iterator[Proble
     if warmup and not algo.critic:
         accepted = f"{algo.advantage} has no value function to warm up; use 0"
         yield "algo.value_warmup", warmup, accepted
+    switches = {"value_loss": "squared", "clip_value": True}
+    for name, default in switches.items():
+        if not algo.critic and getattr(algo, name) != default:
+            accepted = f"{algo.advantage} has no value function; use {default}"
+            yield f"algo.{name}", getattr(algo, name), accepted
     if warmup and algo.critic and algo.vf_coef == 0:
         yield "algo.value_warmup", warmup, "algo.vf_coef=0 teaches the values nothing; use 0"
     if warmup >= algo.updates:

@@ -158,7 +158,10 @@ class OnlineDPOConfig(AlgoConfig):
 
 @dataclass(frozen=True)
 class BestOfNConfig(AlgoConfig):
-    """No training: of n completions of the reference the one with the best score."""
+    """No training: of n completions of the reference the one with the best score.
+
+    `updates` and `batch_size` are not read.
+    """
 
     name: str = "best_of_n"
     n: int = number(16, POSITIVE)

@@ -52,7 +52,7 @@ class OptimConfig:
     max_grad_norm: Optional[float] = dynamic(1.0, POSITIVE)  # None: not clipped
     epsilon_style: str = choice("optax", "tensorflow")  # beside the corrected or the raw root
     anneal_per: str = choice("step", "update")  # how often the schedule moves
-    value_learning_rate: Optional[float] = dynamic(None, POSITIVE)  # an optimizer for the values
+    value_rate_factor: Optional[float] = dynamic(None, POSITIVE)  # None: one optimizer for all
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ QUANTITIES = {
     "val/explained_variance": Quantity("explained variance", "", "1: the critic is perfect"),
     "val/left_out": Quantity("left-out steps", "share", "minibatches where the policy was too far"),
     "loss/kl_avg": Quantity("KL in the loss", "nats"),
+    "objective/kl_bound": Quantity("bound on the KL", "nats/text", "log n - (n - 1) / n"),
     "objective/kl_token": Quantity("KL from the start", "nats/token"),
     "rewards/chosen": Quantity("reward of chosen", "points", "implied by the policy"),
     "rewards/rejected": Quantity("reward of rejected", "points", "implied by the policy"),

@@ -60,9 +60,10 @@ def moving_mean(algo: PolicyGradientConfig, state: TrainState, mean: Array) -> t
 
     The first update has nothing before it and takes its own mean.
     """
-    baseline = jnp.where(state.update == 0, mean, state.extra["baseline"])
+    stored = state.extra["baseline"]
+    baseline = jnp.where(state.update == 0, mean, stored)
     moved = algo.baseline_decay * baseline + (1.0 - algo.baseline_decay) * mean
-    return baseline, jnp.where(jnp.isfinite(moved), moved, baseline)
+    return baseline, jnp.where(jnp.isfinite(moved), moved, stored)
 
 
 def estimate(algo: PolicyGradientConfig, experience: Experience) -> Experience:

@@ -52,7 +52,7 @@ def make_experience(
         ref_logits=ref_logits if needs_ref_logits(algo) else None,
     )
     estimated = estimate(algo, raw)
-    metrics = describe(algo, state, scored, estimated, kl)
+    metrics = describe(algo, state, estimated, kl)
     experience = estimated if algo.whiten_over == "batch" else raw
     return jax.tree.map(lax.stop_gradient, (experience, metrics))
 
@@ -89,7 +89,6 @@ def estimated_kl(
 def describe(
     algo: PolicyGradientConfig,
     state: TrainState,
-    scored: Scored,
     experience: Experience,
     kl: Array,
 ) -> Metrics:
@@ -106,7 +105,6 @@ def describe(
         "objective/kl_coef": state.extra["kl_coef"],
         "objective/entropy": per_text(-rollout.behavior_log_probs),
         "objective/non_score_reward": cost,
-        "objective/rlhf_reward": jnp.mean(scored.raw) + cost,
         "tokens/completion_length": per_text(jnp.ones_like(k1)),
     }
     if algo.critic:

@@ -39,8 +39,9 @@ def ratio_check(config: RLHFConfig) -> Callable[[Mapping[str, float]], None]:
         mean, worst = metrics["val/ratio_first"], metrics["val/ratio_first_error"]
         if not (abs(mean - 1.0) <= mean_tolerance and worst <= token_tolerance):  # NaN fails too
             raise TrainingStopped(
-                f"ppo: val/ratio_first={mean:.6f}, but it must be 1 within {mean_tolerance:g} (and "
-                f"within {token_tolerance:g} at every token; the worst is off by {worst:.2g}): the "
+                f"{config.algo.name}: val/ratio_first={mean:.6f}, but it must be 1 within "
+                f"{mean_tolerance:g} (and within {token_tolerance:g} at every token; the worst is "
+                f"off by {worst:.2g}): the "
                 "log-probabilities of the sampler and of the forward pass differ. Try "
                 "algo.behavior_log_probs=forward."
             )

@@ -13,6 +13,7 @@ import numpy as np
 
 from rlhf_jax.config import RejectionConfig, split_dynamic
 from rlhf_jax.io.console import note
+from rlhf_jax.io.sinks import truncate_after
 from rlhf_jax.ops.best_of_n import best_of_n_kl, best_of_n_kl_bound
 from rlhf_jax.train import best_of_n, preference, rejection
 from rlhf_jax.train.batches import in_batches, num_rows
@@ -111,6 +112,8 @@ def run_rejection(pipeline: Pipeline, frozen: Frozen) -> TrainState:
     static, hparams = split_dynamic(config)
     prompts = first_rows(pipeline.task.train_prompts, algo.num_prompts)
     rollout, scores, _ = scored_samples(pipeline, frozen, prompts, "rejection")
+    if scores.size < algo.num_prompts * algo.n:
+        note(f"{algo.name}: the task has only {scores.size // algo.n} prompts")
     data, best, _ = best_of_n.select_best(rollout, scores.reshape(-1, algo.n))
     note(f"{algo.name}: mean score {scores.mean():.3g} of all, {best.mean():.3g} of the best")
     state = jax.tree.map(jnp.copy, rejection.init(config, frozen, pipeline.key))
@@ -154,6 +157,7 @@ def run_best_of_n(pipeline: Pipeline, frozen: Frozen) -> Evaluation:
     """What the best of n completions is worth, and a row for every n up to it in the metrics."""
     config, session, algo = pipeline.config, pipeline.session, best_of_n.settings(pipeline.config)
     start = time.monotonic()
+    truncate_after(session.run_dir.metrics, algo.name, 0)  # of a run that is resumed
     prompts = first_rows(pipeline.task.eval_prompts, config.eval.num_prompts)
     rollout, scores, gold = scored_samples(pipeline, frozen, prompts, "best_of_n")
     groups = scores.reshape(-1, algo.n)
@@ -164,9 +168,13 @@ def run_best_of_n(pipeline: Pipeline, frozen: Frozen) -> Evaluation:
         columns["gold/score"] = gold.reshape(-1, algo.n)
     ranked = {k: np.take_along_axis(v, order, axis=1) for k, v in columns.items()}
     curves = {k: best_of_n.unbiased_best_of_n(v).mean(axis=0) for k, v in ranked.items()}
+    log_probs = jnp.sum(rollout.behavior_log_probs, axis=1).reshape(-1, algo.n)
+    log_probs = jnp.take_along_axis(log_probs, jnp.asarray(order), axis=1)
     for n in range(1, algo.n + 1):
         row = {k: float(curve[n - 1]) for k, curve in curves.items()}
-        row["objective/kl"] = float(best_of_n_kl_bound(n))
+        kl = best_of_n.unbiased_best_of_n(np.asarray(best_of_n_kl(n, log_probs)))
+        row["objective/kl"] = float(kl[:, n - 1].mean())
+        row["objective/kl_bound"] = float(best_of_n_kl_bound(n))
         place = {"stage": algo.name, "update": n, "seconds": time.monotonic() - start}
         session.sink.log(place | row)
     session.stages[algo.name] = {"seconds": time.monotonic() - start, "update": algo.n}

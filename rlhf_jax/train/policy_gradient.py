@@ -19,7 +19,7 @@ from rlhf_jax.models.functional import Model
 from rlhf_jax.models.value_heads import init_value
 from rlhf_jax.ops.kl import kl_full, schulman_controller, ziegler_controller
 from rlhf_jax.ops.masked import masked_mean
-from rlhf_jax.optim import learning_rate, make_optimizer
+from rlhf_jax.optim import learning_rate, make_optimizer, with_schedule_of
 from rlhf_jax.rollout.text import Experience, completion_outputs
 from rlhf_jax.sampling.decode import generate
 from rlhf_jax.train.advantages import estimate, moving_mean
@@ -97,6 +97,7 @@ def make_policy_gradient(
         after = after_update(model, config, after, experience, metrics)
         sampled, raw = drawn(algo, (rollout, scores))
         metrics |= steps | {"objective/scores": jnp.mean(raw)} | watch(sampled)
+        metrics["objective/rlhf_reward"] = jnp.mean(raw) + metrics["objective/non_score_reward"]
         ended = finished(sampled, special)
         metrics["val/num_eos_tokens"] = jnp.sum(ended, dtype=jnp.int32)
         metrics["episode"] = after.update * algo.samples
@@ -144,7 +145,7 @@ def optimize(
         key = stream(state.key, "minibatches", state.update * algo.epochs + epoch)
         return lax.scan(on_minibatch, carry, minibatches(experience, key, algo.minibatches))
 
-    start = (state, jnp.zeros((), bool))
+    start = (fresh_after_warmup(config, state), jnp.zeros((), bool))
     (state, _), steps = lax.scan(on_epoch, start, jnp.arange(algo.epochs))  # [epochs, minibatches]
     metrics = jax.tree.map(jnp.mean, steps)
     metrics["val/ratio_max"] = jnp.max(steps["val/ratio_max"])
@@ -174,12 +175,35 @@ def minibatch_step(
     if algo.value_warmup:
         policy = where(warming, state.params["policy"], after.params["policy"])
         after = dataclasses.replace(after, params=after.params | {"policy": policy})
-    if algo.max_mean_ratio is None and algo.target_kl is None:
+    if not may_leave_out(algo):
         return (after, stopped), metrics
     stopped = stopped | too_far(algo.target_kl, metrics["policy/approxkl_avg"], 1.5)
     left_out = stopped | too_far(algo.max_mean_ratio, metrics["val/ratio"], 1.0)
+    left_out = left_out | ~jnp.any(batch.learnt)
     metrics["val/left_out"] = left_out.astype(jnp.float32)
-    return (where(left_out, state, after), stopped), metrics
+    as_before = with_schedule_of(state.opt_state, after.opt_state)
+    before = dataclasses.replace(state, opt_state=as_before)
+    return (where(left_out, before, after), stopped), metrics
+
+
+def may_leave_out(algo: PolicyGradientConfig) -> bool:
+    """Whether a minibatch may be too far from the sampler, or have nothing to be learnt from."""
+    limited = algo.max_mean_ratio is not None or algo.target_kl is not None
+    return limited or algo.mask_truncated or algo.dynamic_sampling > 1
+
+
+def fresh_after_warmup(config: RLHFConfig, state: TrainState) -> TrainState:
+    """The state with new moments where the policy begins to learn.
+
+    Adam has counted the steps in which the policy stood still: with its old count the first steps
+    would lack their bias correction and be several times too large.
+    """
+    warmup = policy_gradient(config).value_warmup
+    if not warmup:
+        return state
+    fresh = with_schedule_of(optimizer(config).init(state.params), state.opt_state)
+    opt_state = where(state.update == warmup, fresh, state.opt_state)
+    return dataclasses.replace(state, opt_state=opt_state)
 
 
 def too_far(limit: float | None, measured: Array, factor: float) -> Array:
@@ -196,6 +220,7 @@ def after_update(
 ) -> TrainState:
     """Counts the update and moves the coefficients and the baseline that move."""
     algo, extra = policy_gradient(config), dict(state.extra)
+    learning = state.update >= algo.value_warmup  # else the policy stands still by design
     if algo.kl_controller == "adaptive":
         kl = metrics["objective/kl" if algo.kl_unit == "sequence" else "objective/kl_token"]
         moved = ziegler_controller(
@@ -205,11 +230,12 @@ def after_update(
             horizon=algo.kl_horizon,
             num_episodes=algo.batch_size,
         )
-        extra["kl_coef"] = jnp.where(jnp.isfinite(moved), moved, extra["kl_coef"])
+        extra["kl_coef"] = jnp.where(learning & jnp.isfinite(moved), moved, extra["kl_coef"])
     if algo.surrogate == "adaptive_kl_penalty":
         moved = moved_kl(model, config, state, experience)
         coefficient = extra["penalty_coef"]
-        extra["penalty_coef"] = schulman_controller(coefficient, moved, target=algo.penalty_target)
+        doubled = schulman_controller(coefficient, moved, target=algo.penalty_target)
+        extra["penalty_coef"] = jnp.where(learning, jnp.maximum(doubled, 1e-6), coefficient)
     if algo.advantage == "moving_mean":
         totals = jnp.sum(experience.rewards, axis=1)
         extra["baseline"] = moving_mean(algo, state, jnp.mean(totals))[1]

@@ -114,8 +114,8 @@ def value_terms(
     algo: PolicyGradientConfig, values: Array, batch: Experience
 ) -> tuple[Array, Metrics]:
     """Mean value loss over the slots that have a value, and how often the clip acted."""
-    mask = batch.rollout.completion_mask
-    slots = valued_slots(mask, algo.score_placement)
+    slots = valued_slots(batch.rollout.completion_mask, algo.score_placement)
+    slots = slots & jnp.any(batch.learnt, axis=1, keepdims=True)
     delta = algo.huber_delta if algo.value_loss == "huber" else None
     clip = algo.value_clip_eps if algo.clip_value else None
     losses = value_loss(values, batch.values, batch.returns, clip=clip, huber_delta=delta)
@@ -133,7 +133,7 @@ def watch_ratio(algo: PolicyGradientConfig, log_probs: Array, batch: Experience)
     return {
         "policy/approxkl_avg": mean(approx_kl(log_probs, old)),
         "policy/clipfrac_avg": mean(clipped(algo, log_probs, batch)),
-        "val/ratio": mean(ratio),
+        "val/ratio": 1.0 + mean(ratio - 1.0),  # 1 where there is nothing to learn from
         "val/ratio_var": masked_var(ratio, mask),
         "val/ratio_max": jnp.max(jnp.where(mask, ratio, 0.0)),
         "val/ratio_error": jnp.max(jnp.where(mask, jnp.abs(ratio - 1.0), 0.0)),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from rlhf_jax.config import PolicyGradientConfig, RLHFConfig
+from rlhf_jax.optim import with_schedule_of
 from rlhf_jax.types import Array, Key, Metrics, Params, Sequences, TextRollout, record
 
 T = TypeVar("T")
@@ -106,7 +107,7 @@ def apply_gradients(
     after = dataclasses.replace(
         state,
         params=where(finite, params, state.params),
-        opt_state=where(finite, opt_state, state.opt_state),
+        opt_state=where(finite, opt_state, with_schedule_of(state.opt_state, opt_state)),
         skipped=state.skipped + bad,
         skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
     )

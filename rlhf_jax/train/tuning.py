@@ -77,7 +77,7 @@ def run_tuning(pipeline: Pipeline, state: TrainState, advance, seconds: float, *
 def host_scored(score: ScoreHost, steps: Algorithm, state, prompts, frozen, hparams):
     """An update in two programs with a plain Python reward between them."""
     collect, first = compile_timed(steps.collect, state, prompts, hparams)
-    rollout = collect(state, prompts, hparams)
+    rollout = jax.eval_shape(steps.collect, state, prompts, hparams)
     zeros = jnp.zeros(rollout.completion_tokens.shape[0], jnp.float32)
     args = (state, rollout, zeros, frozen, hparams)
     learn, second = compile_timed(steps.learn, *args, donate=True)

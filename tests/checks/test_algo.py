@@ -27,10 +27,6 @@ NO_END = "sampling.min_length=24 sampling.max_length=24 "
 
 # What is set, the key that is blamed, what the message says, what mends it; `algo.` is left out.
 PPO = [
-    # The family.
-    ("name=grpo", "advantage", "grpo has no value function; use algo=ppo", GRPO),
-    ("name=rloo", "advantage", "presets are for", "name=mine"),
-    ("name=ppo_penalty", "surrogate", "or adaptive_kl_penalty", "surrogate=kl_penalty"),
     # Batches.
     ("minibatches=5", "minibatches", "one of [1, 2, 4, 8, 16, 32, 64]", "minibatches=8"),
     ("group_size=5", "group_size", "divide algo.batch_size=64", "group_size=8"),
@@ -54,6 +50,7 @@ PPO = [
     (REINFORCE + "log_ratio_clip=20.0", "log_ratio_clip", "use null", "surrogate=clip"),
     # Advantages.
     ("advantage=rloo", "group_size", "at least 2", "group_size=2"),
+    (REINFORCE + "advantage=batch_mean batch_size=1", "batch_size", "at least 2", "batch_size=2"),
     ("advantage=remax group_size=2", "group_size", "must be 1", "group_size=1"),
     (RAFT + "surrogate=clip", "surrogate", "use reinforce", RAFT),
     (RAFT + "whiten_advantages=center", "whiten_advantages", "use none", RAFT),
@@ -88,9 +85,23 @@ PPO = [
         "nothing would be learnt",
         "sampling.min_length=23",
     ),
+    (
+        NO_END + "overlong_buffer=3",
+        "overlong_buffer",
+        "makes all texts as long",
+        "overlong_buffer=0",
+    ),
     (NO_END + "missing_eos=replace", "missing_eos", "forbids every end", "sampling.min_length=1"),
     # Values.
     (GRPO + "value_warmup=3", "value_warmup", "no value function", "value_warmup=0"),
+    (GRPO + "value_loss=huber", "value_loss", "no value function", "value_loss=squared"),
+    (GRPO + "clip_value=false", "clip_value", "no value function", "advantage=gae"),
+    (
+        GRPO + "model.value_head=shared",
+        "model.value_head",
+        "has no value function; use separate",
+        "advantage=monte_carlo",
+    ),
     ("value_warmup=3 vf_coef=0.0", "value_warmup", "teaches the values nothing", "vf_coef=0.1"),
     ("value_warmup=100", "value_warmup", "below algo.updates=100", "value_warmup=99"),
     (
@@ -100,16 +111,16 @@ PPO = [
         "model.value_layers=2",
     ),
     (
-        GRPO + "optim.value_learning_rate=0.1",
-        "optim.value_learning_rate",
+        GRPO + "optim.value_rate_factor=0.1",
+        "optim.value_rate_factor",
         "no value function; use null",
         "advantage=monte_carlo",
     ),
     (
-        "reward_model.optim.value_learning_rate=0.1",
-        "reward_model.optim.value_learning_rate",
+        "reward_model.optim.value_rate_factor=0.1",
+        "reward_model.optim.value_rate_factor",
         "this stage has no value function",
-        "reward_model.optim.value_learning_rate=null",
+        "reward_model.optim.value_rate_factor=null",
     ),
     # Any algorithm's.
     ("name=my.run", "name", "a word of letters", "name=my-run_2"),
@@ -127,10 +138,16 @@ DPO = [
     ("desirable_weight=2.0", "desirable_weight", "pairs, not texts", "loss=kto"),
     ("undesirable_weight=2.0", "undesirable_weight", "use 1", "undesirable_weight=1.0"),
     (
-        "optim.value_learning_rate=0.1",
-        "optim.value_learning_rate",
+        "optim.value_rate_factor=0.1",
+        "optim.value_rate_factor",
         "dpo has no value function",
-        "optim.value_learning_rate=null",
+        "optim.value_rate_factor=null",
+    ),
+    (
+        "model.value_head=separate_matched",
+        "model.value_head",
+        "dpo has no value function",
+        "model.value_head=separate",
     ),
 ]
 ONLINE_DPO = [
@@ -151,16 +168,16 @@ ONLINE_DPO = [
 ]
 FIXED_DATA = [
     (
-        "optim.value_learning_rate=0.1",
-        "optim.value_learning_rate",
+        "optim.value_rate_factor=0.1",
+        "optim.value_rate_factor",
         "has no value function",
-        "optim.value_learning_rate=null",
+        "optim.value_rate_factor=null",
     ),
     (
-        "sft.optim.value_learning_rate=0.1",
-        "sft.optim.value_learning_rate",
+        "sft.optim.value_rate_factor=0.1",
+        "sft.optim.value_rate_factor",
         "this stage has no value function",
-        "sft.optim.value_learning_rate=null",
+        "sft.optim.value_rate_factor=null",
     ),
 ]
 KINDS = [

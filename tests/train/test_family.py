@@ -284,3 +284,106 @@ def test_texts_of_fixed_length_are_scored_up_to_their_end(
         ends = np.flatnonzero(row == 2)
         assert mask.sum() == (ends[0] + 1 if ends.size else 6)
     assert (np.asarray(text.completion_mask).sum(1) < 6).any()
+
+
+def test_nothing_to_learn_from_is_no_mismatch_and_moves_nothing(
+    tiny_config, tiny_model, tiny_frozen, tiny_prompts
+):
+    config = critic_free(tiny_config, dynamic_sampling=2)
+    static, hparams = split_dynamic(config)
+    equal = lambda frozen, rollout: jnp.zeros(rollout.completion_tokens.shape[0])
+    steps = policy_gradient.make_policy_gradient(tiny_model, static, special=SPECIAL, score=equal)
+    state = policy_gradient.init(config, tiny_frozen, KEY)
+    after, metrics = jax.jit(steps.train_step)(state, tiny_prompts, tiny_frozen, hparams)
+    assert float(metrics["val/ratio_first"]) == 1.0 and float(metrics["val/left_out"]) == 1.0
+    assert (flat(after.params) == flat(state.params)).all()
+
+
+def test_the_first_steps_after_a_warm_up_are_as_long_as_without_one(
+    tiny_config, tiny_model, tiny_frozen, tiny_prompts, start
+):
+    config = with_algo(tiny_config, value_warmup=5, surrogate="adaptive_kl_penalty")
+    step, hparams = step_of(config, tiny_model)
+    moved = {}
+    for name, update in (("cold", 5), ("warm", 0)):
+        state = dataclasses.replace(start, update=jnp.asarray(update, jnp.int32))
+        while int(state.update) < 5:
+            state, _ = step(state, tiny_prompts, tiny_frozen, hparams)
+        assert float(state.extra["penalty_coef"]) == 1.0  # the policy stands still by design
+        assert float(state.extra["kl_coef"]) == pytest.approx(0.05)
+        after, _ = step(state, tiny_prompts, tiny_frozen, hparams)
+        moved[name] = np.abs(flat(after.params["policy"]) - flat(state.params["policy"])).mean()
+    assert moved["warm"] == pytest.approx(moved["cold"], rel=0.25)
+
+
+def test_steps_left_out_do_not_hold_the_schedule_back(
+    tiny_config, tiny_model, tiny_frozen, tiny_prompts, start
+):
+    optim = dataclasses.replace(tiny_config.optim, schedule="linear")
+    config = dataclasses.replace(with_algo(tiny_config, target_kl=1e-9), optim=optim)
+    step, hparams = step_of(config, tiny_model)
+    state = policy_gradient.init(config, tiny_frozen, KEY)
+    after, metrics = step(state, tiny_prompts, tiny_frozen, hparams)
+    assert float(metrics["val/left_out"]) == 0.75
+    counts = [int(x) for x in jax.tree.leaves(after.opt_state) if x.dtype == jnp.int32]
+    assert sorted(counts) == [1, 4]  # Adam took one step, the schedule all four
+
+
+def scored(tiny_config, rollout, scores=SCORES, **changes):
+    return score_texts(with_algo(tiny_config, **changes).algo, rollout, scores, SPECIAL)
+
+
+def test_scores_are_clipped_then_charged_for_length_and_for_a_missing_end(tiny_config, rollout):
+    tokens = np.asarray(rollout.completion_tokens)
+    ended = (tokens == 2).any(axis=1)
+    assert 0 < ended.sum() < 8
+    lengths = np.asarray(rollout.completion_mask).sum(axis=1)
+    found = scored(tiny_config, rollout, score_clip=1.5, overlong_buffer=2, overlong_penalty=4.0)
+    expected = np.clip(SCORES, -1.5, 1.5) + 4.0 * np.clip((4 - lengths) / 2, -1, 0)
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-6)
+    replaced = scored(tiny_config, rollout, missing_eos="replace", missing_eos_penalty=3.0)
+    np.testing.assert_allclose(replaced.scores, np.where(ended, SCORES, -3.0))
+    lowered = scored(tiny_config, rollout, missing_eos="subtract", missing_eos_penalty=3.0)
+    np.testing.assert_allclose(lowered.scores, np.where(ended, SCORES, SCORES - 3.0))
+    assert scored(tiny_config, rollout, mask_truncated=True).learnt.tolist() == ended.tolist()
+
+
+def test_unfinished_texts_teach_neither_policy_nor_values(
+    tiny_config, tiny_model, tiny_frozen, start, rollout
+):
+    config = with_algo(tiny_config, mask_truncated=True, whiten_advantages="none")
+    ended = (np.asarray(rollout.completion_tokens) == 2).any(axis=1)
+    found = []
+    for offset in (0.0, 50.0):
+        scores = jnp.where(jnp.asarray(ended), SCORES, SCORES + offset)
+        experience, _ = experience_of(
+            tiny_model, config, start, rollout, tiny_frozen.reference, scores
+        )
+        found.append(gradient(tiny_model, config, start, start.params, experience))
+    np.testing.assert_allclose(flat(found[0][1]), flat(found[1][1]), atol=1e-6)
+
+
+def test_the_log_ratio_clip_and_the_huber_loss_reach_the_loss(
+    tiny_config, tiny_model, tiny_frozen, start, rollout, away
+):
+    def loss(**changes):
+        config = with_algo(tiny_config, **changes)
+        experience, _ = experience_of(tiny_model, config, start, rollout, tiny_frozen.reference)
+        params = start.params | {"policy": away["policy"]}
+        return minibatch_loss(tiny_model, config, start.extra, params, experience)[1]
+
+    plain = loss(surrogate="none", clip_value=False)
+    cut = loss(surrogate="none", log_ratio_clip=1e-3)
+    assert abs(float(cut["loss/policy_avg"]) - float(plain["loss/policy_avg"])) > 1e-3
+    huber = loss(value_loss="huber", huber_delta=1e-3, clip_value=False)
+    assert float(huber["loss/value_avg"]) < 0.1 * float(plain["loss/value_avg"])
+
+
+def test_the_controller_measures_in_its_unit(tiny_config, start):
+    config = with_algo(tiny_config, kl_unit="token", kl_target=0.25)
+    metrics = {"objective/kl": jnp.float32(6.0), "objective/kl_token": jnp.float32(0.25)}
+    after = policy_gradient.after_update(None, config, start, None, metrics)
+    assert float(after.extra["kl_coef"]) == pytest.approx(0.05)
+    by_text = with_algo(config, kl_unit="sequence")
+    after = policy_gradient.after_update(None, by_text, start, None, metrics)
+    assert float(after.extra["kl_coef"]) > 0.05
