@@ -197,3 +197,36 @@ def test_a_broken_reward_of_the_users_own_is_one_line(finished):
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     assert "ZeroDivisionError" in lines[0]
+
+
+OTHERS = {
+    # kind: settings beside those of SMALL, updates logged
+    "kto": (["algo.updates=3"], [1, 2, 3]),
+    "rejection": (["algo.updates=3", "algo.n=2", "algo.num_prompts=99"], [1, 2, 3]),
+    "best_of_n": (["algo.n=3"], [1, 2, 3]),
+    "remax": (["algo.updates=3"], [1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("algo", OTHERS)
+def test_algorithms_of_every_kind_run_on_a_reward_of_the_users_own(finished, algo):
+    folder = finished[0]
+    (folder / "brief.py").write_text("def reward(texts):\n    return [-len(t) for t in texts]\n")
+    further, updates = OTHERS[algo]
+    small = [s for s in SMALL if not s.startswith(("algo.minibatches", "algo.updates"))]
+    done = run(
+        folder, "rlhf", *small, f"algo={algo}", *further, "task.reward=brief:reward",
+        f"hydra.run.dir={algo}", f"run.cache_dir={folder}/stages",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [r for r in rows(folder / algo / "metrics.jsonl") if r["stage"] == algo]
+    assert [r["update"] for r in found] == updates
+    after = json.loads((folder / algo / "summary.json").read_text())["after"]
+    assert after["objective/scores"] < 0 and "reward_model/score" in after
+    if algo == "best_of_n":
+        scores = [r["objective/scores"] for r in found]
+        assert scores == sorted(scores) and found[0]["objective/kl_bound"] == 0.0
+        resumed = run(folder, "rlhf", f"resume={algo}")
+        assert resumed.returncode == 0, resumed.stderr
+        again = [r for r in rows(folder / algo / "metrics.jsonl") if r["stage"] == algo]
+        assert [r["update"] for r in again] == updates

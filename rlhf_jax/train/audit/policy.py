@@ -14,14 +14,8 @@ from rlhf_jax.io.params import load_params
 from rlhf_jax.io.run_dir import RunDir
 from rlhf_jax.io.sinks import read_rows
 from rlhf_jax.train import policy_gradient as family
-from rlhf_jax.train.cached import cached_stage
-from rlhf_jax.train.stages import (
-    Pipeline,
-    reward_settings,
-    run_reward_model,
-    run_sft,
-    sft_settings,
-)
+from rlhf_jax.train.pipeline import trained_models
+from rlhf_jax.train.stages import Pipeline
 from rlhf_jax.train.state import Frozen, TrainState, policy_gradient
 from rlhf_jax.train.tuning import run_sampled
 
@@ -52,10 +46,7 @@ def policy_of(pipeline: Pipeline, plan: Plan) -> tuple[Frozen, TrainState]:
 
 def early_policy(pipeline: Pipeline, updates: int) -> tuple[Frozen, TrainState]:
     """The pipeline's stages, from the cache if it has them, and a run of so many updates."""
-    reference = cached_stage(pipeline, "sft", sft_settings(pipeline), lambda: run_sft(pipeline))
-    train_reward = lambda: run_reward_model(pipeline, reference)
-    reward = cached_stage(pipeline, "reward_model", reward_settings(pipeline), train_reward)
-    config, frozen = pipeline.config, Frozen(reference=reference, reward=reward)
+    config, frozen = pipeline.config, trained_models(pipeline)
     if updates == 0:
         return frozen, family.init(config, frozen, pipeline.key)
     short = dataclasses.replace(config, algo=dataclasses.replace(config.algo, updates=updates))
