@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -11,7 +13,7 @@ from rlhf_jax.config import ModelConfig
 from rlhf_jax.models.blocks import Block, RMSNorm, normal, project
 from rlhf_jax.models.cache import KVCache, init_cache, write
 from rlhf_jax.models.functional import Model, from_nnx
-from rlhf_jax.types import Array, Params, record
+from rlhf_jax.types import Array, Params, SpecialTokens, record
 
 NEGATIVE = -1e9  # an additive mask; finite, so a row with nothing to attend to stays finite
 
@@ -143,6 +145,33 @@ def make_transformer(config: ModelConfig, vocab_size: int) -> Model:
         return part(layers).apply(params, tapped, mask, window)
 
     return trunk._replace(top=top)
+
+
+def make_language_model(config: ModelConfig, vocab_size: int, special: SpecialTokens) -> Model:
+    """The transformer as a distribution over texts: padding and BOS have no probability.
+
+    They are never drawn and never a target. If they had probability a policy could move its own
+    there unseen: what lowers all drawn tokens raises them, and the log-probabilities of the texts
+    that are drawn would fall without end.
+
+    >>> config = ModelConfig(layers=1, width=8, heads=2, kv_heads=1)
+    >>> model = make_language_model(config, 5, SpecialTokens(pad=0, bos=1, eos=2))
+    >>> tokens = jnp.array([[1, 3, 4]])
+    >>> import jax
+    >>> logits = model.apply(model.init(jax.random.key(0)), tokens, tokens > 0).logits
+    >>> jax.nn.softmax(logits)[0, 0, :2].tolist()
+    [0.0, 0.0]
+    """
+    inner = make_transformer(config, vocab_size)
+
+    def apply(*args: Any, **kwargs: Any) -> ModelOutput:
+        output = inner.apply(*args, **kwargs)
+        ids = jnp.arange(vocab_size)
+        unsaid = (ids == special.pad) | (ids == special.bos)
+        logits = jnp.where(unsaid[None, None], NEGATIVE, output.logits)
+        return dataclasses.replace(output, logits=logits)
+
+    return inner._replace(apply=apply)
 
 
 def empty_cache(config: ModelConfig, batch: int, slots: int) -> KVCache:

@@ -15,7 +15,7 @@ from rlhf_jax.io.params import load_params
 from rlhf_jax.io.run_dir import RunDir
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.sizes import as_built
-from rlhf_jax.models.transformer import make_transformer
+from rlhf_jax.models.transformer import make_language_model
 from rlhf_jax.sampling.decode import generate
 from rlhf_jax.tasks.protocol import TextCodec
 from rlhf_jax.tasks.tokens import pad_rows
@@ -48,7 +48,7 @@ def open_answerer(
     """Loads the models of the finished run in `path`, whose settings are `config`."""
     codec, gold = codec_and_gold(config.task, path)
     config = dataclasses.replace(config, model=as_built(config.model, codec.vocab_size))
-    model = make_transformer(config.model, codec.vocab_size)
+    model = make_language_model(config.model, codec.vocab_size, codec.special)
     names = ("policy", "sft", "reward_model")
     policy, sft, reward = (load_params(RunDir(path).params(n))[0] for n in names)
     frozen = Frozen(reference=sft, reward=reward)

@@ -8,7 +8,7 @@ from rlhf_jax.config import BestOfNConfig, PreferenceConfig, RejectionConfig, RL
 from rlhf_jax.io.params import save_params
 from rlhf_jax.io.stage_cache import StageCache
 from rlhf_jax.models.sizes import as_built
-from rlhf_jax.models.transformer import make_transformer
+from rlhf_jax.models.transformer import make_language_model
 from rlhf_jax.tasks.protocol import Task
 from rlhf_jax.train.cached import cached_stage
 from rlhf_jax.train.evaluate import Evaluation
@@ -42,7 +42,7 @@ def make_pipeline(
 ) -> Pipeline:
     """Builds the model and opens the stage cache."""
     config = dataclasses.replace(config, model=as_built(config.model, task.codec.vocab_size))
-    model = make_transformer(config.model, task.codec.vocab_size)
+    model = make_language_model(config.model, task.codec.vocab_size, task.codec.special)
     cache = StageCache(config.run.cache_dir) if config.run.cache else None
     pieces = {"config": config, "task": task, "session": session, "model": model}
     return Pipeline(**pieces, cache=cache, score_host=score_host)

@@ -11,7 +11,9 @@ from rlhf_jax.config import ModelConfig
 from rlhf_jax.losses.language_model import cross_entropy
 from rlhf_jax.models.blocks import rotate
 from rlhf_jax.models.functional import Model, parameter_count
-from rlhf_jax.models.transformer import empty_cache, make_transformer
+from rlhf_jax.models.transformer import empty_cache, make_language_model, make_transformer
+from rlhf_jax.ops.distributions import log_probs_of
+from rlhf_jax.types import SpecialTokens
 
 CONFIG = ModelConfig(layers=2, width=16, heads=4, kv_heads=2, ff_width=32, context=32)
 V, B, L = 12, 3, 6
@@ -216,3 +218,22 @@ def test_the_input_is_the_embedding_over_its_std(params, tokens, std):
     np.testing.assert_allclose(tapped, params["embedding_vd"][tokens] / std, rtol=1e-6)
     if std == 1.0:  # the plain parametrisation: the rows themselves
         np.testing.assert_array_equal(tapped, params["embedding_vd"][tokens])
+
+
+def test_padding_and_bos_have_no_probability_and_the_rest_is_as_it_was():
+    config = ModelConfig(layers=1, width=8, heads=2, kv_heads=1, ff_width=8)
+    special = SpecialTokens(pad=0, bos=3, eos=2)
+    plain, model = make_transformer(config, 6), make_language_model(config, 6, special)
+    params = plain.init(jax.random.key(0))
+    tokens, mask = jnp.array([[3, 4, 5, 0]]), jnp.array([[True, True, True, False]])
+    both = [jax.nn.softmax(m.apply(params, tokens, mask).logits) for m in (plain, model)]
+    said = jnp.array([1, 2, 4, 5])
+    assert float(jnp.abs(both[1][..., jnp.array([0, 3])]).max()) == 0.0
+    rest = both[0][..., said] / jnp.sum(both[0][..., said], axis=-1, keepdims=True)
+    np.testing.assert_allclose(both[1][..., said], rest, rtol=1e-5)
+
+    def loss(params):  # of padding too, masked afterwards, as the train steps do
+        log_probs = log_probs_of(model.apply(params, tokens, mask).logits, tokens)
+        return jnp.sum(jnp.where(jnp.array([[False, True, True, False]]), log_probs, 0.0))
+
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(params)))
