@@ -114,7 +114,7 @@ def load_run_config(run: str | None) -> RLHFConfig:
         )
     schema = open_to_choice(thawed(RLHFConfig))
     schema.task = thawed(SCHEMAS["task", f"base_{stored.task.name}"])
-    schema.algo = thawed(algo_of(stored.algo)[1])
+    schema.algo = thawed(algo_of(stored.get("algo", {}))[1])
     try:
         return OmegaConf.to_object(OmegaConf.merge(schema, stored))  # pyright: ignore
     except OmegaConfBaseException as error:

@@ -28,7 +28,7 @@ def load_reward(spec: str) -> RewardFn:
     >>> load_reward("math")
     Traceback (most recent call last):
     ...
-    rlhf_jax.config.ConfigError: task.reward='math': package.module:function, with one colon
+    rlhf_jax.config.fields.ConfigError: task.reward='math': package.module:function, with one colon
     """
     module_name, colon, path = spec.partition(":")
     if not (module_name and colon and path) or ":" in path:
