@@ -29,6 +29,7 @@ from rlhf_jax.config import (
     POSITIVE,
     POSITIVE_SHARE,
     SEED,
+    BestOfNConfig,
     ConfigError,
     RLHFConfig,
     SamplingConfig,
@@ -91,6 +92,9 @@ def prepare(config: GenerateConfig) -> tuple[RLHFConfig, SamplingConfig]:
     if config.prompt is not None and config.prompts is not None:
         raise ConfigError("prompt", config.prompt, "give prompt or prompts, not both")
     trained = load_run_config(config.run)
+    if isinstance(trained.algo, BestOfNConfig):
+        accepted = "best_of_n trains nothing: there is only the reference; give another run"
+        raise ConfigError("run", config.run, accepted)
     given = {k: v for k, v in dataclasses.asdict(config.sampling).items() if v is not None}
     sampling = dataclasses.replace(trained.sampling, **given)
     if sampling.min_length > sampling.max_length:

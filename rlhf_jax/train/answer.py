@@ -34,6 +34,7 @@ class Answerer(NamedTuple):
     """What it takes to answer a prompt."""
 
     codec: TextCodec
+    name: str  # of the algorithm
     context: int
     sampling: SamplingConfig
     num_samples: int
@@ -55,6 +56,7 @@ def open_answerer(
     complete = jax.jit(make_complete(model, config, sampling, codec, gold))
     return Answerer(
         codec=codec,
+        name=config.algo.name,
         context=config.model.context,
         sampling=sampling,
         num_samples=num_samples,

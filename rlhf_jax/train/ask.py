@@ -47,7 +47,7 @@ def prompt_of(path: Path, number: int, line: str) -> str:
 
 def answer_prompts(answerer: Answerer, prompts: Sequence[str], output: Path | None) -> None:
     """Answers given prompts, prints the answers and writes them to `output`."""
-    keep(answer(answerer, prompts), [], output)
+    keep(answerer, answer(answerer, prompts), [], output)
 
 
 def converse(answerer: Answerer, output: Path | None, read: Callable[[str], str] = input) -> None:
@@ -69,12 +69,14 @@ def converse(answerer: Answerer, output: Path | None, read: Callable[[str], str]
             note(f"error: {error}")
             continue
         turn += 1
-        keep(found, answers, output)
+        keep(answerer, found, answers, output)
 
 
-def keep(found: Sequence[Answer], earlier: list[Answer], output: Path | None) -> None:
+def keep(
+    answerer: Answerer, found: Sequence[Answer], earlier: list[Answer], output: Path | None
+) -> None:
     """Prints new answers, adds them to the earlier ones and writes them all."""
-    print_answers(found)
+    print_answers(found, name=answerer.name)
     earlier.extend(found)
     if output is not None:
         write_jsonl(output, earlier)

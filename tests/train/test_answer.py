@@ -28,6 +28,7 @@ def answerer(tiny_config, tiny_model, tiny_frozen):
     complete = jax.jit(make_complete(tiny_model, tiny_config, sampling, CODEC, None))
     tuned = jax.tree.map(lambda x: 3.0 * x, tiny_frozen.reward["trunk"])
     return Answerer(
+        name="ppo",
         codec=CODEC,
         context=32,
         sampling=sampling,
