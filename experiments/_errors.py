@@ -8,7 +8,6 @@ import re
 import shlex
 import typing
 from collections.abc import Collection, Iterator, Sequence
-from importlib import resources
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -19,8 +18,8 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-import configs
 from experiments._overrides import key_of, literal, split, typed_value, value_of
+from experiments._schemas import names_of
 from rlhf_jax.config import ConfigError, UserError
 
 TYPES = {int: "an int", float: "a float", bool: "true or false", str: "text"}
@@ -136,13 +135,14 @@ def check_keys(node: DictConfig, parent: str = "") -> None:
 
 
 def check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
-    """Refuses `group=null`, which Hydra answers with a traceback."""
+    """Refuses `group=null`, which Hydra answers with a traceback, and the names of schemas."""
     for argument in split(arguments)[0]:
         group = key_of(argument)
-        if group in groups and "=" in argument and value_of(argument) is None:
-            folder = resources.files(configs) / group
-            names = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
-            raise ConfigError(group, None, f"must be one of {', '.join(names)}")
+        if group not in groups or "=" not in argument:
+            continue
+        name = value_of(argument)
+        if name is None or str(name).startswith("base_"):
+            raise ConfigError(group, name, f"must be one of {', '.join(names_of(group))}")
     chosen = {key_of(a): value_of(a) for a in split(arguments)[0]}
     preset, algo = chosen.get("preset", "none"), str(chosen.get("algo", "ppo"))
     if preset != "none" and {name.strip() for name in algo.split(",")} != {"ppo"}:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
+from importlib import resources
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+import configs
 from rlhf_jax import config as schemas
 
 SCHEMAS = {
@@ -25,8 +28,22 @@ SCHEMAS = {
 GROUPS = {"preset"} | {group for group, _ in SCHEMAS}
 
 
+def names_of(group: str) -> list[str]:
+    """What can be chosen of a config group."""
+    folder = resources.files(configs) / group
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if ".yaml" in f.name)
+
+
+def group_lines() -> str:
+    """Every group with its names, for `--help`."""
+    lines = [f"{group + ':':<7} {', '.join(names_of(group))}" for group in sorted(GROUPS)]
+    width = {"width": 96, "subsequent_indent": 8 * " "}
+    return "\n".join(textwrap.fill(line, **width) for line in lines)
+
+
 def register_schemas(**primary: type) -> None:
     """Makes the schemas known to Hydra; `primary` names those of whole programs."""
+    OmegaConf.register_new_resolver("rlhf_groups", group_lines, replace=True)
     store = ConfigStore.instance()
     for (group, name), node in SCHEMAS.items():
         store.store(group=group, name=name, node=thawed(node))

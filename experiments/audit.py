@@ -25,6 +25,7 @@ from rlhf_jax.checks import check_config, check_leaf
 from rlhf_jax.config import (
     NOT_NEGATIVE,
     POSITIVE,
+    BestOfNConfig,
     ConfigError,
     PolicyGradientConfig,
     RLHFConfig,
@@ -84,6 +85,9 @@ def settings_of(
         raise ConfigError("resume", config.resume, "an audit is not resumed; use run=DIR")
     if trained is None:
         return RLHFConfig(**{f.name: getattr(config, f.name) for f in fields(RLHFConfig)})
+    if isinstance(trained.algo, BestOfNConfig):
+        accepted = "best_of_n trained nothing: its policy is the reference; audit that by updates=0"
+        raise ConfigError("run", config.policy, accepted)
     for key in map(key_of, typed):
         if key.partition(".")[0] not in FREE:
             accepted = f"run={config.policy} has decided it; leave it out"

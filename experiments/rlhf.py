@@ -11,15 +11,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+
 from experiments._cli import launch
+from experiments._overrides import key_of
 from rlhf_jax import runtime
 from rlhf_jax.checks import check_config
+from rlhf_jax.checks.idle import idle
 from rlhf_jax.config import RLHFConfig
+from rlhf_jax.io.console import warn
 
 
 def main(config: RLHFConfig, output_dir: Path) -> None:
     """Runs the pipeline in `output_dir`."""
     check_config(config)
+    for line in idle(config, [key_of(typed) for typed in HydraConfig.get().overrides.task]):
+        warn(line)
     runtime.setup(config.run)
     runtime.connect(config.run)
     from rlhf_jax.train.run import run_rlhf  # imports jax, so only after the set-up

@@ -7,6 +7,7 @@ from rlhf_jax.config.algo import (
     PolicyGradientConfig,
     PreferenceConfig,
     RejectionConfig,
+    of_kind,
 )
 from rlhf_jax.config.fields import (
     NOT_NEGATIVE,
@@ -65,5 +66,6 @@ __all__ = [
     "is_dynamic",
     "merge_dynamic",
     "number",
+    "of_kind",
     "split_dynamic",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, TypeVar
 
 from rlhf_jax.config.fields import (
     BELOW_HALF,
@@ -29,6 +29,19 @@ class AlgoConfig:
     name: str = "ppo"  # shown beside the numbers
     updates: int = number(100, POSITIVE)
     batch_size: int = number(64, POSITIVE)  # completions (of fixed data: pairs) an update
+
+
+A = TypeVar("A", bound=AlgoConfig)
+
+
+def of_kind(algo: AlgoConfig, kind: type[A]) -> A:
+    """The settings of an algorithm, where the caller knows its kind.
+
+    Raises:
+      AssertionError: they are of another kind.
+    """
+    assert isinstance(algo, kind), f"{algo.name} is no {kind.__name__}"
+    return algo
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rich.text import Text
 from rlhf_jax.io.console import short_number
 
 Row = Mapping[str, Any]
+NOISE = 0.5  # cosine between the halves of a rollout
 COSINES = {
     "token": "the exact KL of each token, given the text before it",
     "text": "the KL of whole texts: the same, and what each token does to later ones",
@@ -36,7 +37,7 @@ def print_audit(record: Mapping[str, Any], console: Console | None = None) -> No
     headings = {"kl": "KL", "grad_norm": "gradient", "cosine_token": "cos token"}
     headings |= {"cosine_text": "cos text", "halves": "cos halves"}
     console.print(table("The KL terms alone", record["kl_terms"], headings))
-    for line in lines(record["arms"], place, first):
+    for line in lines(record["arms"], record["kl_terms"], place, first):
         console.print(Text(line), soft_wrap=True)
 
 
@@ -59,9 +60,13 @@ def cell(value: float | None) -> str:
     return "-" if value is None else short_number(value)
 
 
-def lines(arms: Sequence[Row], place: Row, first: Row) -> list[str]:
+def lines(arms: Sequence[Row], terms: Sequence[Row], place: Row, first: Row) -> list[str]:
     """What must be known to read the tables."""
     notes = [f"* {arm['name']} {arm['note']}." for arm in arms if arm["note"]]
+    known = [row for row in (*arms, *terms) if row["halves"] is not None]
+    noisy = [row["name"] for row in known if row["halves"] < NOISE]
+    if noisy:
+        notes.append(f"Mostly noise (halves below {NOISE}), draw more: {', '.join(noisy)}.")
     steps = f"{place['steps']} of {place['steps_per_update']} optimizer steps"
     cosine, error = cell(first["cosine"]), f"{first['ratio_error']:.1g}"
     return [

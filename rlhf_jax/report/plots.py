@@ -117,7 +117,9 @@ def draw_frontier(axes: Axes, run: Run) -> None:
         column = run.column(TUNED, name)
         if kl is not None and column is not None:
             style.cloud(axes, kl, column, _updates(run, TUNED), color, label)
-    style.legend(axes, title="darker: later update")
+    style.legend(
+        axes, title="darker: larger n" if run.name == "best_of_n" else "darker: later update"
+    )
 
 
 def draw_kl(axes: Axes, run: Run) -> None:

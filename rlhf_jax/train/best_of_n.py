@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.config import BestOfNConfig, RejectionConfig, RLHFConfig
+from rlhf_jax.config import RLHFConfig
 from rlhf_jax.models.functional import Model
+from rlhf_jax.ops.best_of_n import best_of_n_kl, best_of_n_kl_bound
 from rlhf_jax.rollout.text import up_to_end
 from rlhf_jax.sampling.decode import generate
 from rlhf_jax.train.batches import in_batches, num_rows, repeat_rows, take
@@ -20,21 +21,14 @@ Tree = TypeVar("Tree")
 BestOfN = tuple[TextRollout, Array, Array]  # of the best [N], their scores [N], all scores [N, n]
 
 
-def settings(config: RLHFConfig) -> BestOfNConfig | RejectionConfig:
-    """The settings of the algorithm, where they are those of one that takes the best of n."""
-    assert isinstance(config.algo, (BestOfNConfig, RejectionConfig))
-    return config.algo
-
-
 def make_samples(
-    model: Model, config: RLHFConfig, *, special: SpecialTokens, batch_size: int = 128
+    model: Model, config: RLHFConfig, *, n: int, special: SpecialTokens, batch_size: int = 128
 ):
     """`(params, prompts, key) -> TextRollout` [N * n], the n completions of a prompt in a row.
 
     No more than `batch_size` are drawn at a time, or n if that is more.
     """
-    n = settings(config).n
-    draw = make_draw(model, config, special)
+    draw = make_draw(model, config, n, special)
 
     def samples(params: Params, prompts: Sequences, key: Key) -> TextRollout:
         one = lambda prompts, key: split_rows(draw(params, prompts, key), n)
@@ -44,9 +38,8 @@ def make_samples(
     return samples
 
 
-def make_draw(model: Model, config: RLHFConfig, special: SpecialTokens):
+def make_draw(model: Model, config: RLHFConfig, n: int, special: SpecialTokens):
     """`(params, prompts, key) -> TextRollout` of n completions of each prompt, as one batch."""
-    n = settings(config).n
 
     def draw(params: Params, prompts: Sequences, key: Key) -> TextRollout:
         rollout = generate(
@@ -84,8 +77,28 @@ def select_best(rollout: TextRollout, scores: Any) -> BestOfN:
     return take(rollout, jnp.asarray(rows)), scores.max(axis=1), scores
 
 
-def unbiased_best_of_n(values: np.ndarray) -> np.ndarray:
-    """Expected value of the best of n, for every n up to N, from N samples.
+def worth(
+    most: int, scores: np.ndarray, gold: np.ndarray | None, log_probs: Array
+) -> Iterator[dict[str, float]]:
+    """Mean score, gold and KL of the best of 1, 2, ... `most` completions of each prompt.
+
+    `scores`, `gold` and `log_probs` [N * most] are those of the completions under the reference.
+    """
+    groups = scores.reshape(-1, most)
+    order = np.argsort(groups, axis=1)
+    ranked = lambda x: np.take_along_axis(np.asarray(x).reshape(-1, most), order, axis=1)
+    columns = {"objective/scores": ranked(scores)}
+    if gold is not None:
+        columns["gold/score"] = ranked(gold)
+    likely, kl_of = jnp.asarray(ranked(log_probs)), jax.jit(best_of_n_kl)
+    for n in range(1, most + 1):
+        found = columns | {"objective/kl": np.asarray(kl_of(float(n), likely))}
+        row = {k: float(expected_best(x, n).mean()) for k, x in found.items()}
+        yield row | {"objective/kl_bound": float(best_of_n_kl_bound(n))}
+
+
+def expected_best(values: np.ndarray, n: int) -> np.ndarray:
+    """Expected value of the best of n, from N >= n samples.
 
     `sum_i C(i - 1, n - 1) / C(N, n) v_(i)`: the mean over all subsets of n samples, exactly. The
     weights come from their recurrence, `w(i) = w(i + 1) (i - n + 1) / i` from `w(N) = n / N`, so
@@ -94,21 +107,18 @@ def unbiased_best_of_n(values: np.ndarray) -> np.ndarray:
     Args:
         values: float [..., N], in ascending order of the score that selects. They may be another
             quantity of the same samples: the gold score of the best by the proxy.
+        n: 1 to N.
 
     Returns:
-        float64 [..., N], in the unit of `values`; entry n - 1 is the best of n.
+        float64 [...], in the unit of `values`.
 
     Source: the best-of-n estimator of Nakano et al. 2021 (WebGPT), arXiv:2112.09332.
 
-    >>> unbiased_best_of_n(np.array([0.0, 3.0, 6.0])).tolist()  # of 2: (3 + 6 + 6) / 3
-    [3.0, 5.0, 6.0]
+    >>> float(expected_best(np.array([0.0, 3.0, 6.0]), 2))  # (3 + 6 + 6) / 3
+    5.0
     """
     count = values.shape[-1]
-    best_first = np.asarray(values, np.float64)[..., ::-1]
     ranks = np.arange(count - 1, 0, -1)  # i
-
-    def expected(n: int) -> np.ndarray:
-        shrink = np.cumprod(np.maximum(ranks - n + 1, 0) / ranks)
-        return best_first @ np.concatenate([[1.0], shrink]) * (n / count)
-
-    return np.stack([expected(n) for n in range(1, count + 1)], axis=-1)
+    shrink = np.cumprod(np.maximum(ranks - n + 1, 0) / ranks)
+    weights = np.concatenate([[1.0], shrink]) * (n / count)
+    return np.asarray(values, np.float64)[..., ::-1] @ weights

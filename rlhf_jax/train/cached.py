@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 from rlhf_jax.io.console import note
-from rlhf_jax.io.params import save_params
 from rlhf_jax.io.sinks import read_rows
 from rlhf_jax.train.loop import Session
 from rlhf_jax.train.stages import Pipeline
@@ -59,7 +58,20 @@ def cached_stage(
         info = session.stages[name]
         if cache:
             cache.put(key, params, info | {"rows": rows_of(session, name)})
-    save_params(session.run_dir.params(name), params)
+    return params
+
+
+def cached_params(
+    pipeline: Pipeline, name: str, settings: Mapping[str, Any], compute: Callable[[], Params]
+) -> Params:
+    """Arrays that are no stage of training, from an earlier run or computed now."""
+    cache, key = pipeline.cache, identity(name, settings)
+    found = cache.get(key) if cache else None
+    if found:
+        return jax.device_put(found[0])
+    params = compute()
+    if cache:
+        cache.put(key, params, {"rows": []})
     return params
 
 

@@ -16,7 +16,7 @@ from rlhf_jax.rollout.text import Experience, completion_outputs, with_log_probs
 from rlhf_jax.train.advantages import estimate, sequence_advantages
 from rlhf_jax.train.scores import Scored
 from rlhf_jax.train.state import TrainState, policy_gradient
-from rlhf_jax.types import Array, Metrics, Params
+from rlhf_jax.types import Array, Metrics, Params, TextRollout
 
 
 def make_experience(
@@ -93,19 +93,12 @@ def describe(
     kl: Array,
 ) -> Metrics:
     """What is logged of a rollout and of what it is worth; `kl` is that of the estimator."""
-    rollout, mask = experience.rollout, experience.rollout.completion_mask
-    rows = jnp.maximum(jnp.sum(jnp.any(mask, axis=1), dtype=jnp.float32), 1.0)
-    per_text = lambda x: masked_sum(x, mask) / rows
-    k1 = kl_k1(rollout.behavior_log_probs, experience.ref_log_probs)
-    price = 0.0 if algo.kl_placement == "none" else state.extra["kl_coef"]
-    cost = -price * per_text(kl)
-    metrics = {
-        "objective/kl": per_text(k1),
-        "objective/kl_token": masked_mean(k1, mask),
-        "objective/kl_coef": state.extra["kl_coef"],
-        "objective/entropy": per_text(-rollout.behavior_log_probs),
-        "objective/non_score_reward": cost,
-        "tokens/completion_length": per_text(jnp.ones_like(k1)),
+    mask, coefficient = experience.rollout.completion_mask, state.extra["kl_coef"]
+    price = 0.0 if algo.kl_placement == "none" else coefficient
+    metrics = describe_texts(experience.rollout, experience.ref_log_probs)
+    metrics |= {
+        "objective/kl_coef": coefficient,
+        "objective/non_score_reward": -price * per_text(kl, mask),
     }
     if algo.critic:
         values, returns = experience.values, experience.returns
@@ -113,3 +106,21 @@ def describe(
         metrics["val/explained_variance"] = 1.0 - error
         metrics["val/value_mean"] = masked_mean(values, mask)
     return metrics
+
+
+def describe_texts(rollout: TextRollout, ref_log_probs: Array) -> Metrics:
+    """How far sampled texts are from the reference, their entropy and length."""
+    mask, log_probs = rollout.completion_mask, rollout.behavior_log_probs
+    k1 = kl_k1(log_probs, ref_log_probs)
+    return {
+        "objective/kl": per_text(k1, mask),
+        "objective/kl_token": masked_mean(k1, mask),
+        "objective/entropy": per_text(-log_probs, mask),
+        "tokens/completion_length": per_text(jnp.ones_like(k1), mask),
+    }
+
+
+def per_text(x: Array, mask: Array) -> Array:
+    """Sum over tokens, mean over the texts that have any."""
+    texts = jnp.sum(jnp.any(mask, axis=1), dtype=jnp.float32)
+    return masked_sum(x, mask) / jnp.maximum(texts, 1.0)

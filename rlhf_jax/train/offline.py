@@ -11,13 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.config import RejectionConfig, split_dynamic
+from rlhf_jax.config import (
+    BestOfNConfig,
+    PreferenceConfig,
+    RejectionConfig,
+    of_kind,
+    split_dynamic,
+)
 from rlhf_jax.io.console import note
 from rlhf_jax.io.sinks import truncate_after
-from rlhf_jax.ops.best_of_n import best_of_n_kl, best_of_n_kl_bound
-from rlhf_jax.train import best_of_n, preference, rejection
+from rlhf_jax.ops.best_of_n import best_of_n_kl
+from rlhf_jax.train import best_of_n, one_step, preference, rejection
 from rlhf_jax.train.batches import in_batches, num_rows
-from rlhf_jax.train.cached import identity
+from rlhf_jax.train.cached import cached_params
 from rlhf_jax.train.evaluate import Evaluation, judge_rollout
 from rlhf_jax.train.loop import compile_timed, repeat
 from rlhf_jax.train.preference_data import (
@@ -37,10 +43,10 @@ def run_preference(pipeline: Pipeline, frozen: Frozen) -> TrainState:
     """Fits the policy to the task's pairs by a direct preference loss."""
     config, task, model = pipeline.config, pipeline.task, pipeline.model
     static, hparams = split_dynamic(config)
-    algo = preference.settings(config)
+    algo = of_kind(config.algo, PreferenceConfig)
     data = referenced(pipeline, frozen.reference, task.train_pairs, "train")
     heldout = referenced(pipeline, frozen.reference, task.heldout_pairs, "heldout")
-    state = jax.tree.map(jnp.copy, preference.init(config, frozen, pipeline.key))
+    state = jax.tree.map(jnp.copy, one_step.init(config, frozen, pipeline.key))
     step = repeat(preference.make_train_step(model, static))
     accuracy = preference.make_evaluate(model, algo.loss)
     advance, seconds = compiled(pipeline, step, state, data, hparams)
@@ -69,21 +75,16 @@ def referenced(
     pipeline: Pipeline, reference: Params, pairs: PairBatch, split: str
 ) -> PreferenceData:
     """The pairs with the reference's log-probs, from an earlier run or computed now."""
-    loss, cache = preference.settings(pipeline.config).loss, pipeline.cache
-    pairs = jax.device_put(pairs)
+    loss, pairs = of_kind(pipeline.config.algo, PreferenceConfig).loss, jax.device_put(pairs)
     kind = loss if loss in ("kto", *REFERENCE_FREE) else "pairs"
     settings = sft_settings(pipeline) | {"split": split, "kind": kind}
-    key = identity("reference_log_probs", settings)
-    found = cache.get(key) if cache else None
-    if found:
-        note(f"reference log-probs ({split}): computed by an earlier run")
-        return restored(pairs, jax.device_put(found[0]))
-    with pipeline.session.guard("reference log-probs"):
-        prepare = jax.jit(make_data(pipeline.model, loss))
-        data = jax.block_until_ready(prepare(reference, pairs))
-    if cache:
-        cache.put(key, stored(data), {"rows": []})
-    return data
+
+    def compute() -> Params:
+        with pipeline.session.guard("reference log-probs"):
+            prepare = jax.jit(make_data(pipeline.model, loss))
+            return stored(jax.block_until_ready(prepare(reference, pairs)))
+
+    return restored(pairs, cached_params(pipeline, "reference_log_probs", settings, compute))
 
 
 def stored(data: PreferenceData) -> Params:
@@ -107,27 +108,26 @@ def restored(pairs: PairBatch, kept: Params) -> PreferenceData:
 
 def run_rejection(pipeline: Pipeline, frozen: Frozen) -> TrainState:
     """Draws n completions of each prompt from the reference and fits the policy to the best."""
-    config, algo = pipeline.config, pipeline.config.algo
-    assert isinstance(algo, RejectionConfig)
+    config, algo = pipeline.config, of_kind(pipeline.config.algo, RejectionConfig)
     static, hparams = split_dynamic(config)
     prompts = first_rows(pipeline.task.train_prompts, algo.num_prompts)
-    rollout, scores, _ = scored_samples(pipeline, frozen, prompts, "rejection")
+    rollout, scores, _ = scored_samples(pipeline, frozen, prompts, algo.n, "rejection")
     if scores.size < algo.num_prompts * algo.n:
         note(f"{algo.name}: the task has only {scores.size // algo.n} prompts")
     data, best, _ = best_of_n.select_best(rollout, scores.reshape(-1, algo.n))
     note(f"{algo.name}: mean score {scores.mean():.3g} of all, {best.mean():.3g} of the best")
-    state = jax.tree.map(jnp.copy, rejection.init(config, frozen, pipeline.key))
+    state = jax.tree.map(jnp.copy, one_step.init(config, frozen, pipeline.key))
     step = repeat(rejection.make_train_step(pipeline.model, static))
     advance, seconds = compiled(pipeline, step, state, jax.device_put(data), hparams)
     return run_tuning(pipeline, state, advance, seconds, shown=("loss",))
 
 
 def scored_samples(
-    pipeline: Pipeline, frozen: Frozen, prompts: Any, purpose: str
+    pipeline: Pipeline, frozen: Frozen, prompts: Any, n: int, purpose: str
 ) -> tuple[TextRollout, np.ndarray, np.ndarray | None]:
     """n completions of each prompt from the reference: texts, scores and gold rewards [N * n]."""
     config, task, codec = pipeline.config, pipeline.task, pipeline.task.codec
-    draw = best_of_n.make_samples(pipeline.model, config, special=codec.special)
+    draw = best_of_n.make_samples(pipeline.model, config, n=n, special=codec.special)
     score = make_score(config.task.reward, pipeline.model, task.gold, codec.special)
     key = stream(pipeline.key, purpose)
     with pipeline.session.guard(f"sampling for {config.algo.name}"):
@@ -155,26 +155,14 @@ def in_parts(score: Callable[[Frozen, TextRollout], jax.Array], size: int = 512)
 
 def run_best_of_n(pipeline: Pipeline, frozen: Frozen) -> Evaluation:
     """What the best of n completions is worth, and a row for every n up to it in the metrics."""
-    config, session, algo = pipeline.config, pipeline.session, best_of_n.settings(pipeline.config)
-    start = time.monotonic()
+    config, session = pipeline.config, pipeline.session
+    algo, start = of_kind(config.algo, BestOfNConfig), time.monotonic()
     truncate_after(session.run_dir.metrics, algo.name, 0)  # of a run that is resumed
     prompts = first_rows(pipeline.task.eval_prompts, config.eval.num_prompts)
-    rollout, scores, gold = scored_samples(pipeline, frozen, prompts, "best_of_n")
-    groups = scores.reshape(-1, algo.n)
-    best, _, _ = best_of_n.select_best(rollout, groups)
-    order = np.argsort(groups, axis=1)
-    columns = {"objective/scores": groups}
-    if gold is not None:
-        columns["gold/score"] = gold.reshape(-1, algo.n)
-    ranked = {k: np.take_along_axis(v, order, axis=1) for k, v in columns.items()}
-    curves = {k: best_of_n.unbiased_best_of_n(v).mean(axis=0) for k, v in ranked.items()}
-    log_probs = jnp.sum(rollout.behavior_log_probs, axis=1).reshape(-1, algo.n)
-    log_probs = jnp.take_along_axis(log_probs, jnp.asarray(order), axis=1)
-    for n in range(1, algo.n + 1):
-        row = {k: float(curve[n - 1]) for k, curve in curves.items()}
-        kl = best_of_n.unbiased_best_of_n(np.asarray(best_of_n_kl(n, log_probs)))
-        row["objective/kl"] = float(kl[:, n - 1].mean())
-        row["objective/kl_bound"] = float(best_of_n_kl_bound(n))
+    rollout, scores, gold = scored_samples(pipeline, frozen, prompts, algo.n, "best_of_n")
+    best, _, _ = best_of_n.select_best(rollout, scores.reshape(-1, algo.n))
+    log_probs = jnp.sum(rollout.behavior_log_probs, axis=1)
+    for n, row in enumerate(best_of_n.worth(algo.n, scores, gold, log_probs), start=1):
         place = {"stage": algo.name, "update": n, "seconds": time.monotonic() - start}
         session.sink.log(place | row)
     session.stages[algo.name] = {"seconds": time.monotonic() - start, "update": algo.n}

@@ -10,26 +10,19 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from rlhf_jax.config import OnlineDPOConfig, RLHFConfig, merge_dynamic
+from rlhf_jax.config import OnlineDPOConfig, RLHFConfig, merge_dynamic, of_kind
 from rlhf_jax.models.functional import Model
 from rlhf_jax.ops.distributions import probability_ratio
-from rlhf_jax.ops.kl import kl_k1
 from rlhf_jax.ops.masked import masked_mean, masked_sum
 from rlhf_jax.rollout.text import completion_log_probs, up_to_end, with_log_probs
 from rlhf_jax.sampling.decode import generate
 from rlhf_jax.train.batches import next_prompts
+from rlhf_jax.train.experience import describe_texts
 from rlhf_jax.train.one_step import descend
-from rlhf_jax.train.one_step import init as init  # the state before the first update
 from rlhf_jax.train.preference_loss import describe, pair_losses
-from rlhf_jax.train.scores import charge_missing_eos
+from rlhf_jax.train.scores import charge_missing_eos, finished
 from rlhf_jax.train.state import Algorithm, Frozen, TrainState, stream
 from rlhf_jax.types import Array, Metrics, Params, Sequences, SpecialTokens, TextRollout
-
-
-def settings(config: RLHFConfig) -> OnlineDPOConfig:
-    """The settings of the algorithm, where they are those of online DPO."""
-    assert isinstance(config.algo, OnlineDPOConfig)
-    return config.algo
 
 
 def make_online_dpo(
@@ -63,16 +56,15 @@ def make_online_dpo(
         state: TrainState, rollout: TextRollout, scores: Array, frozen: Frozen, hparams: dict
     ) -> tuple[TrainState, Metrics]:
         config = merge_dynamic(static, hparams)
-        ranked = charge_missing_eos(settings(config), rollout, scores, special)
+        ranked = charge_missing_eos(of_kind(config.algo, OnlineDPOConfig), rollout, scores, special)
         ref_log_probs, _ = completion_log_probs(
             model, frozen.reference, rollout, config.sampling.temperature
         )
         loss_fn = lambda params: online_loss(model, config, params, rollout, ranked, ref_log_probs)
         state, metrics = descend(config, state, loss_fn)
-        ends = rollout.completion_tokens == special.eos
         metrics = watch(rollout) | metrics | {"objective/scores": jnp.mean(scores)}
         metrics["objective/rlhf_reward"] = jnp.mean(scores) + metrics["objective/non_score_reward"]
-        metrics["val/num_eos_tokens"] = jnp.sum(ends, dtype=jnp.int32)
+        metrics["val/num_eos_tokens"] = jnp.sum(finished(rollout, special), dtype=jnp.int32)
         metrics["episode"] = state.update * scores.size
         return state, metrics
 
@@ -88,7 +80,8 @@ def online_loss(
     ref_log_probs: Array,
 ) -> tuple[Array, Metrics]:
     """Mean loss of the pairs that are not tied, on sums at the sampling temperature."""
-    algo, mask, temperature = settings(config), rollout.completion_mask, config.sampling.temperature
+    algo, mask = of_kind(config.algo, OnlineDPOConfig), rollout.completion_mask
+    temperature = config.sampling.temperature
     log_probs, _ = completion_log_probs(model, params["policy"], rollout, temperature)
     if algo.behavior_log_probs == "forward":
         rollout = with_log_probs(rollout, log_probs)
@@ -123,15 +116,10 @@ def describe_rollout(
     algo: OnlineDPOConfig, rollout: TextRollout, log_probs: Array, ref_log_probs: Array
 ) -> Metrics:
     """How far the sampled texts are from the reference, and the sampler from the forward pass."""
-    mask, old = rollout.completion_mask, rollout.behavior_log_probs
-    per_text = lambda x: jnp.mean(masked_sum(x, mask, axis=1))
-    kl = per_text(kl_k1(old, ref_log_probs))
-    ratio = probability_ratio(jnp.where(mask, log_probs, 0.0), old)
-    return {
-        "objective/kl": kl,
-        "objective/entropy": per_text(-old),
-        "objective/non_score_reward": -algo.beta * kl,
-        "tokens/completion_length": per_text(jnp.ones_like(old)),
+    mask, metrics = rollout.completion_mask, describe_texts(rollout, ref_log_probs)
+    ratio = probability_ratio(jnp.where(mask, log_probs, 0.0), rollout.behavior_log_probs)
+    return metrics | {
+        "objective/non_score_reward": -algo.beta * metrics["objective/kl"],
         "val/ratio_first": masked_mean(ratio, mask),
         "val/ratio_first_error": jnp.max(jnp.where(mask, jnp.abs(ratio - 1.0), 0.0)),
     }

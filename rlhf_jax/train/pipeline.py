@@ -10,13 +10,15 @@ from rlhf_jax.io.stage_cache import StageCache
 from rlhf_jax.models.sizes import as_built
 from rlhf_jax.models.transformer import make_language_model
 from rlhf_jax.tasks.protocol import Task
-from rlhf_jax.train.cached import cached_stage
+from rlhf_jax.train.cached import cached_params, cached_stage
 from rlhf_jax.train.evaluate import Evaluation
 from rlhf_jax.train.loop import Session
 from rlhf_jax.train.offline import run_best_of_n, run_preference, run_rejection
 from rlhf_jax.train.scoring import ScoreHost
 from rlhf_jax.train.stages import (
     Pipeline,
+    fit_settings,
+    rescaled,
     reward_settings,
     run_reward_model,
     run_sft,
@@ -50,10 +52,23 @@ def make_pipeline(
 
 def trained_models(pipeline: Pipeline) -> Frozen:
     """The supervised model and the reward model, each trained now or by an earlier run."""
+    run_dir = pipeline.session.run_dir
     reference = cached_stage(pipeline, "sft", sft_settings(pipeline), lambda: run_sft(pipeline))
+    save_params(run_dir.params("sft"), reference)
     train_reward = lambda: run_reward_model(pipeline, reference)
-    reward = cached_stage(pipeline, "reward_model", reward_settings(pipeline), train_reward)
+    fit = cached_stage(pipeline, "reward_model", fit_settings(pipeline), train_reward)
+    reward = normalized(pipeline, reference, fit)
+    save_params(run_dir.params("reward_model"), reward)
     return Frozen(reference=reference, reward=reward)
+
+
+def normalized(pipeline: Pipeline, reference: Params, reward: Params) -> Params:
+    """The reward model with the shift and scale asked for; only its head changes."""
+    if pipeline.config.reward_model.normalize == "none":
+        return reward
+    rescale = lambda: rescaled(pipeline, reference, reward)["head"]
+    head = cached_params(pipeline, "reward_head", reward_settings(pipeline), rescale)
+    return reward | {"head": head}
 
 
 def run_pipeline(pipeline: Pipeline) -> Outcome:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from rlhf_jax.config import PreferenceConfig, RLHFConfig, merge_dynamic
+from rlhf_jax.config import PreferenceConfig, RLHFConfig, merge_dynamic, of_kind
 from rlhf_jax.models.functional import Model
 from rlhf_jax.train.batches import batch_rows, num_rows, take
 from rlhf_jax.train.one_step import descend
-from rlhf_jax.train.one_step import init as init  # the state before the first update
 from rlhf_jax.train.preference_data import (
     REFERENCE_FREE,
     PreferenceData,
@@ -22,12 +21,6 @@ from rlhf_jax.train.preference_data import (
 from rlhf_jax.train.preference_loss import batch_loss
 from rlhf_jax.train.state import TrainState, stream
 from rlhf_jax.types import Array, Metrics, Params
-
-
-def settings(config: RLHFConfig) -> PreferenceConfig:
-    """The settings of the algorithm, where they are those of a preference loss."""
-    assert isinstance(config.algo, PreferenceConfig)
-    return config.algo
 
 
 def make_train_step(model: Model, static: RLHFConfig):
@@ -40,7 +33,7 @@ def make_train_step(model: Model, static: RLHFConfig):
         state: TrainState, data: PreferenceData, hparams: dict
     ) -> tuple[TrainState, Metrics]:
         config = merge_dynamic(static, hparams)
-        algo, key = settings(config), stream(state.key, "preference")
+        algo, key = of_kind(config.algo, PreferenceConfig), stream(state.key, "preference")
         rows = batch_rows(key, state.update, size=num_rows(data), batch_size=algo.batch_size)
         batch = take(data, rows)
         return descend(config, state, lambda params: batch_loss(model, algo, params, batch))

@@ -108,12 +108,15 @@ def describe(
     bad: Array,
     mean: Callable[[Array], Array] = jnp.mean,
 ) -> Metrics:
-    """Log-probs and implied rewards of the two sides of the pairs, under TRL's names."""
+    """Log-probs and implied rewards of the two sides of the pairs, under TRL's names.
+
+    Unlike TRL's, the accuracy counts a tie half: before the first step all pairs are ties.
+    """
     return {
         "rewards/chosen": mean(good),
         "rewards/rejected": mean(bad),
         "rewards/margins": mean(good - bad),
-        "rewards/accuracies": mean((good > bad).astype(good.dtype)),
+        "rewards/accuracies": mean(0.5 * (1.0 + jnp.sign(good - bad))),
         "logps/chosen": mean(chosen),
         "logps/rejected": mean(rejected),
     }

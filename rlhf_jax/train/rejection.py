@@ -10,7 +10,6 @@ from rlhf_jax.ops.masked import masked_mean
 from rlhf_jax.rollout.text import completion_log_probs
 from rlhf_jax.train.batches import batch_rows, num_rows, take
 from rlhf_jax.train.one_step import descend
-from rlhf_jax.train.one_step import init as init  # the state before the first update
 from rlhf_jax.train.state import TrainState, stream
 from rlhf_jax.types import Array, Metrics, Params, TextRollout
 

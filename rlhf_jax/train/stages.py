@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.config import RLHFConfig, split_dynamic
+from rlhf_jax.config import RewardModelConfig, RLHFConfig, SFTConfig, split_dynamic
 from rlhf_jax.io.stage_cache import StageCache
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.value_heads import standardized_head
@@ -63,6 +63,14 @@ def reward_settings(pipeline: Pipeline) -> dict[str, Any]:
     return sft_settings(pipeline) | {k: dataclasses.asdict(v) for k, v in parts.items()}
 
 
+def fit_settings(pipeline: Pipeline) -> dict[str, Any]:
+    """Everything the reward model's fit depends on: not what fixes its scale afterwards."""
+    settings = reward_settings(pipeline)
+    if not pipeline.config.reward_model.normalize_before:
+        del settings["reward_model"]["normalize"], settings["sampling"]
+    return settings
+
+
 def tuning_settings(pipeline: Pipeline) -> dict[str, Any]:
     """Everything the tuned policy depends on, but for the code."""
     config = pipeline.config
@@ -83,16 +91,16 @@ def run_sft(pipeline: Pipeline) -> Params:
         pipeline,
         "sft",
         config,
-        sft_settings(pipeline),
-        state,
-        (step, texts, hparams),
-        ("heldout_loss", sft.make_evaluate(model), heldout),
-        ("loss", "heldout_loss"),
+        settings=sft_settings(pipeline),
+        state=state,
+        training=(step, texts, hparams),
+        evaluation=("heldout_loss", sft.make_evaluate(model), heldout),
+        shown=("loss", "heldout_loss"),
     )
 
 
 def run_reward_model(pipeline: Pipeline, reference: Params) -> Params:
-    """Fits the reward model to the task's pairs, then fixes its shift and scale."""
+    """Fits the reward model to the task's pairs."""
     config, task, model = pipeline.config.reward_model, pipeline.task, pipeline.model
     static, hparams = split_dynamic(config)
     state = reward_model.init(reference, pipeline.config.model.width, config, pipeline.key)
@@ -100,21 +108,33 @@ def run_reward_model(pipeline: Pipeline, reference: Params) -> Params:
         state = dataclasses.replace(state, params=rescaled(pipeline, reference, state.params))
     pairs, heldout = jax.device_put((task.train_pairs, task.heldout_pairs))
     step = repeat(reward_model.make_train_step(model, static))
-    params = run_supervised(
+    return run_supervised(
         pipeline,
         "reward_model",
         config,
-        reward_settings(pipeline),
-        state,
-        (step, pairs, hparams),
-        ("heldout_accuracy", reward_model.make_evaluate(model), heldout),
-        ("loss", "accuracy", "heldout_accuracy"),
+        settings=fit_settings(pipeline),
+        state=state,
+        training=(step, pairs, hparams),
+        evaluation=("heldout_accuracy", reward_model.make_evaluate(model), heldout),
+        shown=("loss", "accuracy", "heldout_accuracy"),
     )
-    return params if config.normalize == "none" else rescaled(pipeline, reference, params)
 
 
-def run_supervised(pipeline, name, config, settings, state, training, evaluation, shown) -> Params:
-    """A stage that repeats one step over fixed data and watches one held-out number."""
+def run_supervised(
+    pipeline: Pipeline,
+    name: str,
+    config: SFTConfig | RewardModelConfig,
+    *,
+    settings: dict[str, Any],
+    state: TrainState,
+    training: tuple[Any, Any, dict],
+    evaluation: tuple[str, Any, Any],
+    shown: tuple[str, ...],
+) -> Params:
+    """A stage that repeats one step over fixed data and watches one held-out number.
+
+    `training` is (step, data, hparams), `evaluation` (metric, function, data).
+    """
     step, data, hparams = training
     metric, evaluate, heldout = evaluation
     count = jnp.asarray(config.log_every, jnp.int32)

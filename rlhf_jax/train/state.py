@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlhf_jax.config import PolicyGradientConfig, RLHFConfig
+from rlhf_jax.config import PolicyGradientConfig, RLHFConfig, of_kind
 from rlhf_jax.optim import with_schedule_of
 from rlhf_jax.types import Array, Key, Metrics, Params, Sequences, TextRollout, record
 
@@ -121,5 +121,4 @@ def where(condition: Array, yes: T, no: T) -> T:
 
 def policy_gradient(config: RLHFConfig) -> PolicyGradientConfig:
     """The settings of the algorithm, where they are those of the policy-gradient family."""
-    assert isinstance(config.algo, PolicyGradientConfig)
-    return config.algo
+    return of_kind(config.algo, PolicyGradientConfig)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.config import OnlineDPOConfig, PolicyGradientConfig, split_dynamic
-from rlhf_jax.train import online_dpo, policy_gradient
+from rlhf_jax.train import one_step, online_dpo, policy_gradient
 from rlhf_jax.train.evaluate import Evaluation
 from rlhf_jax.train.health import ratio_check
 from rlhf_jax.train.loop import Stage, compile_timed, run_stage
@@ -40,9 +40,8 @@ def make_algorithm(pipeline: Pipeline) -> Algorithm:
 def run_sampled(pipeline: Pipeline, frozen: Frozen) -> TrainState:
     """Improves the policy on its own samples; one compiled program if the reward is in-graph."""
     config = pipeline.config
-    init = (
-        policy_gradient.init if isinstance(config.algo, PolicyGradientConfig) else online_dpo.init
-    )
+    family = isinstance(config.algo, PolicyGradientConfig)
+    init = policy_gradient.init if family else one_step.init
     steps, hparams = make_algorithm(pipeline), split_dynamic(config)[1]
     state = jax.tree.map(jnp.copy, init(config, frozen, pipeline.key))
     args = (state, jax.device_put(pipeline.task.train_prompts), frozen, hparams)
@@ -55,19 +54,27 @@ def run_sampled(pipeline: Pipeline, frozen: Frozen) -> TrainState:
     return run_tuning(pipeline, state, advance, seconds, check=ratio_check(config))
 
 
-def run_tuning(pipeline: Pipeline, state: TrainState, advance, seconds: float, **options: Any):
-    """The loop over updates, and what the summary tells of it."""
-    config = pipeline.config
-    name = config.algo.name
+def run_tuning(
+    pipeline: Pipeline,
+    state: TrainState,
+    advance: Callable[..., Any],
+    seconds: float,
+    *,
+    chunk: int = 1,
+    shown: tuple[str, ...] = SHOWN,
+    **hooks: Any,
+) -> TrainState:
+    """The loop over updates, and what the summary tells of it; `hooks` are those of `Stage`."""
+    config, name = pipeline.config, pipeline.config.algo.name
     stage = Stage(
         name=name,
         total=config.algo.updates,
-        chunk=options.pop("chunk", 1),
+        chunk=chunk,
         save_every=config.run.checkpoint_every,
         settings=tuning_settings(pipeline),
         advance=advance,
-        shown=options.pop("shown", SHOWN),
-        **options,
+        shown=shown,
+        **hooks,
     )
     state = run_stage(pipeline.session, stage, state)
     pipeline.session.stages[name] |= {"compile_seconds": seconds, "update": config.algo.updates}

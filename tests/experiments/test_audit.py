@@ -11,6 +11,7 @@ import pytest
 
 from experiments.audit import AuditConfig, check_audit, settings_of
 from rlhf_jax.config import (
+    BestOfNConfig,
     ConfigError,
     PolicyGradientConfig,
     PreferenceConfig,
@@ -101,6 +102,7 @@ def test_without_a_run_it_trains_a_little_also_on_a_reward_of_the_users_own(fini
         (["run=run", "model.width=32"], "model.width=32: run=run has decided it; leave it out"),
         (["run=run", "batch_size=6"], "batch_size=6: must be a multiple of 4"),
         (["run=run", "hydra.run.dir=audit"], "already holds a run; choose another"),
+        (["run=run", "steps=1000"], "one update has 32 steps on its samples; use 32 or fewer"),
         (["algo=dpo"], "algo='dpo': has no loss on samples of its own"),
     ],
 )
@@ -129,6 +131,11 @@ def test_a_run_without_samples_is_audited_with_the_losses_of_another():
     check_audit(config, found)
     with pytest.raises(ConfigError, match="updates=3"):
         settings_of(config, ["policy=x", "updates=3"], trained)
+
+
+def test_a_run_that_trained_nothing_is_refused():
+    with pytest.raises(ConfigError, match=r"run='x': best_of_n trained nothing.* updates=0"):
+        settings_of(AuditConfig(policy="x"), ["policy=x"], RLHFConfig(algo=BestOfNConfig()))
 
 
 def test_an_audit_is_not_resumed():

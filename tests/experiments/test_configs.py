@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from experiments._errors import check_choices, one_line
-from experiments._schemas import GROUPS, register_schemas
+from experiments._schemas import GROUPS, group_lines, register_schemas
 from rlhf_jax.checks import check_config
 from rlhf_jax.config import (
     ConfigError,
@@ -183,6 +183,14 @@ REFUSED = {
     "algo=dapo algo.surrogate=clip": "algo.clip_eps_high=0.28: clip has none",
     "algo=online_dpo algo.batch_size=9": "algo.batch_size=9: must be even",
 }
+
+
+def test_the_schemas_behind_the_groups_are_no_choice():
+    with pytest.raises(ConfigError, match=r"algo='base_rejection': must be one of best_of_n, cdpo"):
+        check_choices(["algo=base_rejection"], GROUPS)
+    listed = group_lines()
+    assert "base_" not in listed and all(f"{group}:" in listed for group in GROUPS)
+    assert set(names("algo")) <= set(re.findall(r"\w+", listed))
 
 
 @pytest.mark.parametrize("typed", REFUSED)

@@ -19,6 +19,17 @@ tokens real, one token a row, policy equal to sampler, no advantage, a policy fa
 nearly certain). Gradients are with respect to the log-probabilities, logits, values or scores that
 the function takes. `tests/parity/setup.sh && pytest tests/parity` repeats it.
 
+## Differences on purpose
+
+Each is pinned by a test: once the difference named here is bridged, both sides agree within the
+same tolerances; or, where the peer's number is lost or not a number, ours is shown to be there.
+
+| Difference | Peer | Who is right |
+|---|---|---|
+"""
+MIDDLE = """
+## Every comparison
+
 **Value** and **Gradient** are `max |ours - theirs| / max |theirs|` over the array of a draw, the
 largest over the draws. Where a value is the mean of terms of either sign, its scale is at least the
 mean size of these terms (of `beta kl_k3`, at least `beta`: TRL's `exp(d) - d - 1` is a difference
@@ -28,15 +39,6 @@ float64 row is one whose peer computes in float32 or in integers; "-" is not dif
 
 | Ours | Peer | Version | Precision | Draws | Value | Gradient |
 |---|---|---|---|---|---|---|
-"""
-MIDDLE = """
-## Differences on purpose
-
-Each is pinned by a test: once the difference named here is bridged, both sides agree within the
-same tolerances; or, where the peer's number is lost or not a number, ours is shown to be there.
-
-| Difference | Peer | Who is right |
-|---|---|---|
 """
 FOOT = """
 ## Not compared here
@@ -89,7 +91,7 @@ def main() -> None:
         f"| {case.title} | `{case.theirs}`, {version(case.peer)} | {case.right} |\n"
         for case in DIFFERENCES
     ]
-    PAGE.write_text(HEAD + "".join(rows) + MIDDLE + "".join(pinned) + FOOT)
+    PAGE.write_text(HEAD + "".join(pinned) + MIDDLE + "".join(rows) + FOOT)
     print(f"wrote {PAGE} ({len(rows)} comparisons, {len(pinned)} differences)")
 
 

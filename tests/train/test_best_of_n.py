@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.config import BestOfNConfig
 from rlhf_jax.train import best_of_n
-from rlhf_jax.train.best_of_n import select_best, unbiased_best_of_n
+from rlhf_jax.train.best_of_n import expected_best, select_best
 from rlhf_jax.train.evaluate import make_evaluate
 from rlhf_jax.types import SpecialTokens, TextRollout
 
@@ -37,13 +36,17 @@ def made(tiny_config, tiny_model, tiny_frozen, tiny_prompts):
 
     @functools.cache
     def run(n, batch_size):
-        config = dataclasses.replace(tiny_config, algo=BestOfNConfig(n=n))
         common = {"special": SPECIAL, "batch_size": batch_size}
-        draw = jax.jit(best_of_n.make_samples(tiny_model, config, **common))
+        draw = jax.jit(best_of_n.make_samples(tiny_model, tiny_config, n=n, **common))
         samples = draw(tiny_frozen.reference, tiny_prompts, KEY)
         return select_best(samples, score(None, samples).reshape(8, n)), samples
 
     return run
+
+
+def of_every_n(values):
+    """The expected best of n for all n there can be, [..., N]."""
+    return np.stack([expected_best(values, n) for n in range(1, values.shape[-1] + 1)], axis=-1)
 
 
 def rows(tree, index):
@@ -98,8 +101,8 @@ def test_the_first_of_equals_wins_and_a_nan_is_seen(convert):
 
 def test_completions_are_cut_at_their_end(tiny_config, tiny_model, tiny_frozen, tiny_prompts):
     sampling = dataclasses.replace(tiny_config.sampling, stop_at_eos=False, max_length=12)
-    config = dataclasses.replace(tiny_config, sampling=sampling, algo=BestOfNConfig(n=2))
-    samples = jax.jit(best_of_n.make_samples(tiny_model, config, special=SPECIAL))
+    config = dataclasses.replace(tiny_config, sampling=sampling)
+    samples = jax.jit(best_of_n.make_samples(tiny_model, config, n=2, special=SPECIAL))
     found = samples(tiny_frozen.reference, tiny_prompts, KEY)
     ends = (np.asarray(found.completion_tokens) == EOS).sum(axis=1)
     assert (
@@ -109,7 +112,7 @@ def test_completions_are_cut_at_their_end(tiny_config, tiny_model, tiny_frozen, 
 
 
 class TestEstimator:
-    """`unbiased_best_of_n`."""
+    """`expected_best`."""
 
     def test_it_is_the_mean_over_all_subsets(self):
         proxy = np.sort(np.random.default_rng(0).normal(size=7))
@@ -117,18 +120,18 @@ class TestEstimator:
         for values in (proxy, gold):
             subsets = [list(itertools.combinations(range(7), n)) for n in range(1, 8)]
             expected = [np.mean([values[max(s)] for s in group]) for group in subsets]
-            np.testing.assert_allclose(unbiased_best_of_n(values), expected, rtol=1e-12)
+            np.testing.assert_allclose(of_every_n(values), expected, rtol=1e-12)
 
     def test_the_weights_are_binomials_also_where_these_are_huge(self):
         count = 300
-        weights = unbiased_best_of_n(np.eye(count))  # [i, n]
+        weights = of_every_n(np.eye(count))  # [i, n]
         for n in (1, 2, 17, 150, 299, 300):
             exact = [math.comb(i, n - 1) / math.comb(count, n) for i in range(count)]
             np.testing.assert_allclose(weights[:, n - 1], exact, rtol=1e-10, atol=1e-200)
 
     def test_it_runs_from_the_mean_to_the_maximum(self):
         values = np.sort(np.random.default_rng(2).normal(size=(3, 2000)), axis=1)
-        found = unbiased_best_of_n(values)
+        found = of_every_n(values)
         assert found.shape == values.shape and np.isfinite(found).all()
         np.testing.assert_allclose(found[:, 0], values.mean(axis=1), rtol=1e-10)
         np.testing.assert_allclose(found[:, -1], values[:, -1], rtol=1e-12)
@@ -136,7 +139,7 @@ class TestEstimator:
 
     def test_it_is_unbiased_where_the_maximum_of_one_group_is_noisy(self):
         draws = np.sort(np.random.default_rng(3).uniform(size=(4000, 8)), axis=1)
-        found = unbiased_best_of_n(draws)
+        found = of_every_n(draws)
         expected = np.arange(1, 9) / np.arange(2, 10)  # the maximum of n uniform numbers
         errors = np.abs(found.mean(axis=0) - expected)
         assert (errors < 4 * found.std(axis=0) / 4000**0.5).all()

@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_jax.config import OnlineDPOConfig, split_dynamic
 from rlhf_jax.rollout.text import completion_log_probs
-from rlhf_jax.train import online_dpo
+from rlhf_jax.train import one_step, online_dpo
 from rlhf_jax.types import SpecialTokens
 
 PAD, BOS, EOS, TARGET = 0, 1, 2, 5
@@ -76,7 +76,7 @@ def learn(steps):
 
 @pytest.fixture(scope="module")
 def start(config, frozen):
-    return online_dpo.init(config, frozen, KEY)
+    return one_step.init(config, frozen, KEY)
 
 
 @pytest.fixture(scope="module")

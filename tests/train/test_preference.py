@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.config import PreferenceConfig, split_dynamic
-from rlhf_jax.train import preference
+from rlhf_jax.train import one_step, preference
 from rlhf_jax.train.loop import repeat
 from rlhf_jax.train.preference_data import completion_sums, make_data, pair_log_probs
 from rlhf_jax.train.preference_loss import batch_loss
@@ -63,7 +63,7 @@ def stage(tiny_config, tiny_model, tiny_frozen, pairs):
             data = jax.jit(make_data(tiny_model, loss))(tiny_frozen.reference, pairs)
             compiled[static] = (run, data)
         run, data = compiled[static]
-        return run, preference.init(config, tiny_frozen, KEY), data, numbers(hparams)
+        return run, one_step.init(config, tiny_frozen, KEY), data, numbers(hparams)
 
     return make
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_jax.config import RejectionConfig, split_dynamic
 from rlhf_jax.sampling.decode import generate
-from rlhf_jax.train import rejection
+from rlhf_jax.train import one_step, rejection
 from rlhf_jax.train.loop import repeat
 from rlhf_jax.types import SpecialTokens
 
@@ -45,7 +45,7 @@ def run(config, tiny_model):
 
 @pytest.fixture(scope="module")
 def start(config, tiny_frozen):
-    return rejection.init(config, tiny_frozen, KEY)
+    return one_step.init(config, tiny_frozen, KEY)
 
 
 def numbers(config):

@@ -35,6 +35,10 @@ from rlhf_jax.train.state import Frozen, TrainState, policy_gradient
 def run_audit(config: RLHFConfig, plan: Plan, path: Path) -> None:
     """Writes audit.json, audit.csv and the heat map, and prints the tables."""
     start = time.monotonic()
+    most = steps_per_update(policy_gradient(audited(config, plan.batch_size)))
+    if plan.steps > most:
+        accepted = f"one update has {most} steps on its samples; use {most} or fewer"
+        raise ConfigError("steps", plan.steps, accepted)
     run_dir = empty_dir(path)
     reward, task = load_python_reward(config), make_task(config.task)
     check_task(config, task)
@@ -64,12 +68,15 @@ def compare(pipeline: Pipeline, plan: Plan, frozen: Frozen, state: TrainState) -
     """Where the audit looked, its check, and every arm."""
     model, config = pipeline.model, audited(pipeline.config, plan.batch_size)
     args = (model, config, state)
+    note(f"audit: draws and scores {policy_gradient(config).samples} completions")
     with pipeline.session.guard("the audit"):
         scored = roll_out(pipeline, config, frozen, state)
         batch = jax.jit(freeze, static_argnums=(0, 1))(*args, scored, frozen.reference)
         learn_from = jax.jit(make_experience, static_argnums=(0, 1))
         experience, known = learn_from(*args, scored, frozen.reference)
+        note("audit: compares the surrogates before the first step")
         first = check_first_step(*args, batch)
+        note(f"audit: takes {plan.steps} steps, then the gradient of every loss and KL term")
         found = audit(model, config, take_steps(*args, experience, plan.steps), batch)
     place = place_of(config, plan, state, batch)
     place |= {"score": float(jnp.mean(scored.raw)), "kl": float(known["objective/kl"])}
