@@ -42,7 +42,7 @@ def tiny_model(tiny_config):
     """The model of `tiny_config` over 12 tokens (0 pad, 1 BOS, 2 EOS)."""
     from rlhf_jax.models.transformer import make_transformer
 
-    return make_transformer(tiny_config.model, VOCAB)
+    return make_transformer(tiny_config.model, VOCAB)._replace(eos=2)
 
 
 @pytest.fixture(scope="session")

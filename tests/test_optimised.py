@@ -30,7 +30,7 @@ config = schemas.RLHFConfig(
     algo=schemas.PolicyGradientConfig(updates=2, batch_size=8, epochs=1, minibatches=2),
 )
 static, hparams = schemas.split_dynamic(config)
-model = make_transformer(config.model, VOCAB)
+model = make_transformer(config.model, VOCAB)._replace(eos=SPECIAL.eos)
 keys = jax.random.split(jax.random.key(0))
 # Sharper than a fresh model, so that a mistaken temperature or position shows.
 trunk = jax.tree.map(lambda x: 2.0 * x, jax.jit(model.init)(keys[0]))
@@ -50,7 +50,8 @@ def score(frozen, rollout):
 steps = policy_gradient.make_policy_gradient(model, static, special=SPECIAL, score=score)
 state = policy_gradient.init(config, frozen, jax.random.key(1))
 rollout = jax.jit(steps.collect)(state, prompts, hparams)
-full = jax.jit(lambda rollout: completion_log_probs(model, trunk, rollout, 0.7)[0])(rollout)
+forward = lambda rollout: completion_log_probs(model, trunk, rollout, config.sampling)[0]
+full = jax.jit(forward)(rollout)
 error = jnp.where(rollout.completion_mask, full - rollout.behavior_log_probs, 0.0)
 state, metrics = jax.jit(steps.train_step)(state, prompts, frozen, hparams)
 assert all(np.isfinite(float(x)) for x in metrics.values()), metrics

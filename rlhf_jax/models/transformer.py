@@ -171,7 +171,7 @@ def make_language_model(config: ModelConfig, vocab_size: int, special: SpecialTo
         logits = jnp.where(unsaid[None, None], NEGATIVE, output.logits)
         return dataclasses.replace(output, logits=logits)
 
-    return inner._replace(apply=apply)
+    return inner._replace(apply=apply, eos=special.eos)
 
 
 def empty_cache(config: ModelConfig, batch: int, slots: int) -> KVCache:

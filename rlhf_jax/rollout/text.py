@@ -7,11 +7,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.config import RLHFConfig
+from rlhf_jax.config import RLHFConfig, SamplingConfig
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.value_heads import policy_and_values
 from rlhf_jax.ops.distributions import entropy, log_probs_of
 from rlhf_jax.ops.masked import completion_mask
+from rlhf_jax.sampling.filters import forbid_end
 from rlhf_jax.types import Array, Params, SpecialTokens, TextRollout, record
 
 
@@ -39,20 +40,25 @@ def completion_window(rollout: TextRollout) -> tuple[int, int]:
     return prompt - 1, prompt + length - 1
 
 
+def drawn_from(model: Model, logits: Array, sampling: SamplingConfig) -> Array:
+    """Logits [B, T, V] of the distribution that tokens are drawn from, but for top-k and top-p."""
+    return forbid_end(logits, model.eos, sampling.min_length) / sampling.temperature
+
+
 def completion_log_probs(
-    model: Model, params: Params, rollout: TextRollout, temperature: Array | float
+    model: Model, params: Params, rollout: TextRollout, sampling: SamplingConfig
 ) -> tuple[Array, Array]:
     """Log-probability of each completion token and entropy at it, [B, T] each, by a full pass."""
     window = completion_window(rollout)
     output = model.apply(params, rollout.tokens(), rollout.mask(), window=window)
-    logits = output.logits / temperature
+    logits = drawn_from(model, output.logits, sampling)
     return log_probs_of(logits, rollout.completion_tokens), entropy(logits)
 
 
 def completion_outputs(
     model: Model, params: Params, rollout: TextRollout, config: RLHFConfig
 ) -> tuple[Array, Array]:
-    """Logits [B, T, V] over the temperature, and values [B, T], at each completion token.
+    """Logits [B, T, V] as tokens are drawn, and values [B, T], at each completion token.
 
     The values are 0 where `params` has no value function.
     """
@@ -69,7 +75,7 @@ def completion_outputs(
     else:
         logits = model.apply(params["policy"], *sequences, window=window).logits
         values = jnp.zeros(rollout.completion_tokens.shape, jnp.float32)
-    return logits / config.sampling.temperature, values
+    return drawn_from(model, logits, config.sampling), values
 
 
 def up_to_end(rollout: TextRollout, special: SpecialTokens) -> TextRollout:

@@ -24,9 +24,9 @@ class DecodeState:
     alive: Array  # [B] bool, no end-of-sequence yet
 
 
-def draw(logits: Array, key: Key, step: Array, sampling: SamplingConfig, special: SpecialTokens):
+def draw(logits: Array, key: Key, sampling: SamplingConfig, special: SpecialTokens):
     """Draws next tokens [B] from temperature-scaled `logits` [B, V] under the filters."""
-    allowed = forbid(logits, special.eos, step < sampling.min_length)
+    allowed = logits
     for token in (special.pad, special.bos):
         allowed = forbid(allowed, token, jnp.ones((), bool))
     allowed = top_p(top_k(allowed, sampling.top_k), sampling.top_p)
@@ -45,9 +45,9 @@ def generate(
 ) -> TextRollout:
     """Samples one completion for each left-padded prompt [B, P].
 
-    `behavior_log_probs` are those of softmax(logits / temperature) without the filters, so they
-    equal a full forward pass at the same temperature. A temperature of 0 is not sampling: use
-    `top_k=1` for greedy completions.
+    `behavior_log_probs` are those of softmax(logits / temperature) without top-k and top-p, so they
+    equal a full forward pass (`rollout.text.completion_log_probs`) under the same settings.
+    A temperature of 0 is not sampling: use `top_k=1` for greedy completions.
     """
     batch, width = prompts.tokens.shape
     cache = empty_cache(config, batch, width + sampling.max_length)
@@ -59,8 +59,9 @@ def generate(
     )
 
     def step(state: DecodeState, t: Array):
-        logits = state.logits / sampling.temperature
-        token = draw(logits, jax.random.fold_in(key, t), t, sampling, special)
+        open_end = forbid(state.logits, special.eos, t < sampling.min_length)
+        logits = open_end / sampling.temperature
+        token = draw(logits, jax.random.fold_in(key, t), sampling, special)
         token = jnp.where(state.alive, token, special.pad)
         log_prob = jnp.where(state.alive, log_probs_of(logits, token), 0.0)
         output = model.apply(params, token[:, None], state.alive[:, None], cache=state.cache)

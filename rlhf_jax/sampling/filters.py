@@ -10,6 +10,23 @@ from rlhf_jax.types import Array
 FORBIDDEN = -1e9  # finite, so that softmax and its gradient stay finite
 
 
+def forbid_end(logits: Array, eos: int, min_length: int) -> Array:
+    """Forbids the end of a text at the first `min_length` positions of `logits` [B, T, V].
+
+    There it is never drawn, so in training, too, it must have no probability: else a policy could
+    move its own there unseen. An `eos` of -1 is no token.
+
+    >>> kept = forbid_end(jnp.zeros((1, 2, 3)), 2, 1) > FORBIDDEN
+    >>> kept[0].tolist()
+    [[True, True, False], [True, True, True]]
+    """
+    if min_length == 0:
+        return logits
+    early = jnp.arange(logits.shape[1]) < min_length
+    ends = jnp.arange(logits.shape[2]) == eos
+    return jnp.where((early[:, None] & ends[None, :])[None], FORBIDDEN, logits)
+
+
 def forbid(logits: Array, token: int, when: Array) -> Array:
     """Forbids one token of `logits` [B, V] in the rows (or everywhere) where `when` holds."""
     hit = (jnp.arange(logits.shape[-1]) == token)[None, :] & jnp.reshape(when, (-1, 1))

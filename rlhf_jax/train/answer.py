@@ -109,7 +109,7 @@ def make_complete(
             sampling=sampling,
             special=codec.special,
         )
-        return judge_rollout(model, policy, frozen, rollout, sampling.temperature, gold)
+        return judge_rollout(model, policy, frozen, rollout, sampling, gold)
 
     def complete(policy: Params, frozen: Frozen, prompts: Sequences, key: Key):
         tuned = on_model(policy, policy, frozen, prompts, key)

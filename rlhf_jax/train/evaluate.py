@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.config import RLHFConfig
+from rlhf_jax.config import RLHFConfig, SamplingConfig
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.value_heads import score_texts
 from rlhf_jax.rollout.text import completion_log_probs
@@ -60,7 +60,7 @@ def make_evaluate(
             sampling=sampling,
             special=special,
         )
-        return judge_rollout(model, policy, frozen, rollout, sampling.temperature, gold)
+        return judge_rollout(model, policy, frozen, rollout, sampling, gold)
 
     def evaluate(policy: Params, frozen: Frozen, prompts: Sequences, key: Key) -> Evaluation:
         batches = in_batches(prompts, batch_size)
@@ -79,13 +79,13 @@ def judge_rollout(
     policy: Params,
     frozen: Frozen,
     rollout: TextRollout,
-    temperature: Array | float,
+    sampling: SamplingConfig,
     gold: ScoreFn | None,
 ) -> Evaluation:
     """Everything known about given completions of `policy`."""
     mask = rollout.completion_mask
-    log_probs, entropies = completion_log_probs(model, policy, rollout, temperature)
-    ref_log_probs, _ = completion_log_probs(model, frozen.reference, rollout, temperature)
+    log_probs, entropies = completion_log_probs(model, policy, rollout, sampling)
+    ref_log_probs, _ = completion_log_probs(model, frozen.reference, rollout, sampling)
     tokens, whole = rollout.tokens(), rollout.mask()
     length = jnp.sum(mask, axis=1, dtype=jnp.float32)
     total = lambda x: jnp.sum(jnp.where(mask, x, 0.0), axis=1)

@@ -171,7 +171,7 @@ def run_best_of_n(pipeline: Pipeline, frozen: Frozen) -> Evaluation:
         frozen.reference,
         frozen,
         best,
-        config.sampling.temperature,
+        config.sampling,
         pipeline.task.gold,
     )
     found = jax.jit(judge)(best)

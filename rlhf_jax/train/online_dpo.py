@@ -57,9 +57,7 @@ def make_online_dpo(
     ) -> tuple[TrainState, Metrics]:
         config = merge_dynamic(static, hparams)
         ranked = charge_missing_eos(of_kind(config.algo, OnlineDPOConfig), rollout, scores, special)
-        ref_log_probs, _ = completion_log_probs(
-            model, frozen.reference, rollout, config.sampling.temperature
-        )
+        ref_log_probs, _ = completion_log_probs(model, frozen.reference, rollout, config.sampling)
         loss_fn = lambda params: online_loss(model, config, params, rollout, ranked, ref_log_probs)
         state, metrics = descend(config, state, loss_fn)
         metrics = watch(rollout) | metrics | {"objective/scores": jnp.mean(scores)}
@@ -81,8 +79,7 @@ def online_loss(
 ) -> tuple[Array, Metrics]:
     """Mean loss of the pairs that are not tied, on sums at the sampling temperature."""
     algo, mask = of_kind(config.algo, OnlineDPOConfig), rollout.completion_mask
-    temperature = config.sampling.temperature
-    log_probs, _ = completion_log_probs(model, params["policy"], rollout, temperature)
+    log_probs, _ = completion_log_probs(model, params["policy"], rollout, config.sampling)
     if algo.behavior_log_probs == "forward":
         rollout = with_log_probs(rollout, log_probs)
     sums, ref_sums = (masked_sum(x, mask, axis=1) for x in (log_probs, ref_log_probs))

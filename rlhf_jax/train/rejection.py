@@ -36,8 +36,7 @@ def batch_loss(
     model: Model, config: RLHFConfig, params: Params, batch: TextRollout
 ) -> tuple[Array, Metrics]:
     """Negative log-likelihood per completion token, in nats, at the sampling temperature."""
-    temperature = config.sampling.temperature
-    log_probs, _ = completion_log_probs(model, params["policy"], batch, temperature)
+    log_probs, _ = completion_log_probs(model, params["policy"], batch, config.sampling)
     loss = -masked_mean(log_probs, batch.completion_mask)
     lengths = jnp.sum(batch.completion_mask, axis=1, dtype=jnp.float32)
     return loss, {"loss": loss, "tokens/completion_length": jnp.mean(lengths)}

@@ -41,20 +41,40 @@ def many(tiny_prompts):
 
 
 @pytest.mark.parametrize(
-    "sampling", [{"temperature": 0.7}, {"temperature": 1.3, "top_k": 4, "top_p": 0.8}]
+    "sampling",
+    [{"temperature": 0.7, "min_length": 3}, {"temperature": 1.3, "top_k": 4, "top_p": 0.8}],
 )
 def test_log_probs_are_those_of_a_full_pass_without_filters(
     sample, many, tiny_model, tiny_frozen, sampling
 ):
     rollout = sample(many, **sampling)
-    full = jax.jit(completion_log_probs, static_argnums=0)
-    expected, _ = full(tiny_model, tiny_frozen.reference, rollout, sampling["temperature"])
+
+    def full(**changed):
+        settings = dataclasses.replace(SamplingConfig(), **(sampling | changed))
+        run = jax.jit(completion_log_probs, static_argnums=(0, 3))
+        return np.asarray(run(tiny_model, tiny_frozen.reference, rollout, settings)[0])
+
     mask = np.asarray(rollout.completion_mask)
     found = np.asarray(rollout.behavior_log_probs)
-    np.testing.assert_allclose(found[mask], np.asarray(expected)[mask], atol=1e-5)
+    np.testing.assert_allclose(found[mask], full()[mask], atol=1e-5)
     np.testing.assert_array_equal(found[~mask], 0.0)
-    other, _ = full(tiny_model, tiny_frozen.reference, rollout, 1.0)
-    assert np.abs(found - np.asarray(other))[mask].max() > 0.05  # a lost temperature would show
+    # What is lost would show: the temperature, and an end that cannot be drawn.
+    assert np.abs(found - full(temperature=1.0))[mask].max() > 0.05
+    if "min_length" in sampling:
+        lost = (found - full(min_length=0))[:, :3]
+        assert lost.min() > 1e-4 and lost.max() > 0.05
+
+
+def test_an_end_that_cannot_be_drawn_cannot_be_learnt(tiny_model, tiny_frozen, sample, many):
+    """Its probability is 0 in training too: nothing moves the policy's mass there unseen."""
+    rollout = sample(many, min_length=6)
+
+    def gradient(min_length):
+        settings = SamplingConfig(max_length=6, min_length=min_length)
+        total = lambda p: jnp.sum(completion_log_probs(tiny_model, p, rollout, settings)[0])
+        return jax.jit(jax.grad(total))(tiny_frozen.reference)["embedding_vd"]
+
+    assert np.abs(gradient(6)[EOS]).max() == 0.0 and np.abs(gradient(0)[EOS]).max() > 0.1
 
 
 def test_a_completion_ends_with_eos_and_pads_follow(sample, many):
@@ -113,13 +133,13 @@ def test_prompts_come_back_unchanged(sample, tiny_prompts):
     jax.tree.map(np.testing.assert_array_equal, back, tiny_prompts)
 
 
-@pytest.mark.parametrize("step, allowed", [(0, [3, 4]), (1, [2, 3, 4])])
-def test_draws_follow_the_softmax_of_what_is_allowed(step, allowed):
+def test_draws_follow_the_softmax_of_what_is_allowed():
     logits = jnp.array([9.0, 8.0, 1.0, -0.5, 0.0])  # padding and BOS have the largest logits
+    allowed = [2, 3, 4]
     count = 20_000
     special = SpecialTokens(pad=PAD, bos=BOS, eos=EOS)
     rows = jnp.broadcast_to(logits, (count, 5))
-    draws = draw(rows, KEY, jnp.array(step), SamplingConfig(), special)
+    draws = draw(rows, KEY, SamplingConfig(), special)
     found = np.bincount(draws, minlength=5)
     weights = np.exp(np.asarray(logits, np.float64))[allowed]
     expected = count * weights / weights.sum()

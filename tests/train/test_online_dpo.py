@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.config import OnlineDPOConfig, split_dynamic
+from rlhf_jax.config import OnlineDPOConfig, SamplingConfig, split_dynamic
 from rlhf_jax.rollout.text import completion_log_probs
 from rlhf_jax.train import one_step, online_dpo
 from rlhf_jax.types import SpecialTokens
@@ -126,7 +126,7 @@ def test_a_step_is_collect_then_score_then_learn(
 
 
 def test_the_loss_is_the_same_without_compilation(config, tiny_model, moved, rollout, frozen):
-    ref_log_probs, _ = completion_log_probs(tiny_model, frozen.reference, rollout, 0.7)
+    ref_log_probs, _ = completion_log_probs(tiny_model, frozen.reference, rollout, config.sampling)
     loss = lambda *args: online_dpo.online_loss(tiny_model, config, *args)
     args = (moved.params, rollout, jnp.arange(16.0), ref_log_probs)
     chex.assert_trees_all_close(loss(*args), jax.jit(loss)(*args), atol=1e-4, rtol=1e-3)
@@ -142,7 +142,8 @@ def test_both_completions_of_a_pair_answer_one_prompt(rollout, tiny_prompts):
 
 
 def sums(model, params, rollout, temperature):
-    log_probs, _ = completion_log_probs(model, params, rollout, temperature)
+    sampling = SamplingConfig(temperature=temperature)
+    log_probs, _ = completion_log_probs(model, params, rollout, sampling)
     return jnp.sum(jnp.where(rollout.completion_mask, log_probs, 0.0), axis=1)
 
 
@@ -210,6 +211,8 @@ def test_a_missing_end_counts_before_the_ranking(
     make, tiny_config, start, rollout, frozen, missing_eos, wins
 ):
     config = with_algo(tiny_config, missing_eos=missing_eos, missing_eos_penalty=1.0)
+    free = dataclasses.replace(config.sampling, min_length=0)  # the first token may be the end
+    config = dataclasses.replace(config, sampling=free)
     steps, hparams = make(config)
     tokens = rollout.completion_tokens
     ended = (jnp.arange(16) % 2 == 1)[:, None]  # the second of each pair has an end

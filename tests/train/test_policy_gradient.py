@@ -161,9 +161,7 @@ def test_advantages_and_returns_equal_a_loop(
     rollout, scores = hand_made(config), jnp.array([2.0, -1.0])
     make = jax.jit(functools.partial(experience_of, tiny_model, config))
     experience = make(start, rollout, scores, frozen.reference)
-    reference, _ = completion_log_probs(
-        tiny_model, frozen.reference, rollout, config.sampling.temperature
-    )
+    reference, _ = completion_log_probs(tiny_model, frozen.reference, rollout, config.sampling)
     expected = loop_advantages(
         config, experience, reference, rollout, np.asarray(scores), algo.kl_coef
     )

@@ -130,7 +130,8 @@ def measure(
     """
     rollout, policy = batch.experience.rollout, state.params["policy"]
     logits, pull = jax.vjp(lambda policy: logits_of(model, policy, rollout), policy)
-    losses = [functools.partial(arm_loss, config, arm) for arm in arms]
+    given = GIVEN._replace(eos=model.eos)
+    losses = [functools.partial(arm_loss, given, config, arm) for arm in arms]
     first = first_half(config, logits.shape[0])
 
     def one(index: Array) -> tuple[Metrics, Array]:
@@ -147,12 +148,17 @@ def measure(
 
 
 def arm_loss(
-    config: RLHFConfig, arm: Arm, extra: dict[str, Array], logits: Array, batch: AuditBatch
+    given: Model,
+    config: RLHFConfig,
+    arm: Arm,
+    extra: dict[str, Array],
+    logits: Array,
+    batch: AuditBatch,
 ) -> tuple[Metrics, Array]:
     """What an arm measures, and the gradient of its loss in the logits [B, T, V]."""
     own = dataclasses.replace(config, algo=arm.algo)
     seen = dataclasses.replace(batch.experience, advantages=batch.advantages[arm.advantages])
-    f = lambda logits: minibatch_loss(GIVEN, own, extra, {"policy": logits}, seen)
+    f = lambda logits: minibatch_loss(given, own, extra, {"policy": logits}, seen)
     (loss, metrics), gradient = jax.value_and_grad(f, has_aux=True)(logits)
     numbers = {"loss": loss, "kl": metrics.get("loss/kl_avg", jnp.full_like(loss, jnp.nan))}
     return numbers | {name: metrics[metric] for name, metric in WATCHED.items()}, gradient

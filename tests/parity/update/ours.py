@@ -155,8 +155,8 @@ def prepare(
 ) -> dict[str, Array]:
     """What an update learns from, and our own log-probabilities of the tokens."""
     scores, made = experience(config, state, texts, fixed)
-    policy, temperature = state.params["policy"], config.sampling.temperature
-    log_probs, _ = completion_log_probs(network(config), policy, texts, temperature)
+    policy = state.params["policy"]
+    log_probs, _ = completion_log_probs(network(config), policy, texts, config.sampling)
     return {
         "log_probs": jnp.where(texts.completion_mask, log_probs, 0.0),
         "ref_log_probs": made.ref_log_probs,
