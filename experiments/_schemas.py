@@ -24,6 +24,12 @@ SCHEMAS = {
     ("task", "base_reviews"): schemas.ReviewsConfig,
     ("task", "base_imdb"): schemas.ImdbConfig,
     ("task", "base_jsonl"): schemas.JsonlConfig,
+    ("task", "base_automaton"): schemas.AutomatonConfig,
+    ("task", "base_bandit"): schemas.BanditConfig,
+    ("task", "base_token_tree"): schemas.TokenTreeConfig,
+    ("task", "base_variable_length"): schemas.VariableLengthConfig,
+    ("task", "base_repetition"): schemas.RepetitionConfig,
+    ("task", "base_verifiable"): schemas.VerifiableConfig,
 }
 GROUPS = {"preset"} | {group for group, _ in SCHEMAS}
 

@@ -66,6 +66,7 @@ class PairBatch:
     rejected: Sequences  # [N, L]
     margin: Array  # [N] float32, how much better the annotator found the chosen one; 0 if unknown
     prompt_length: Array  # [N] int32, tokens of the prompt both texts begin with, BOS included
+    confidence: Array | None = None  # [N] float32, chance that the first is better; None: all 1
 
 
 @record

@@ -14,8 +14,9 @@ ORDER = [
     {"models", "optim", "envs", "tasks"},
     {"sampling"},
     {"rollout"},
+    {"exact"},
     {"train"},
-    {"exact", "sweep"},
+    {"lab", "sweep"},
     {"experiments"},
 ]
 SIDE = {"config", "checks", "runtime", "io", "report"}
@@ -128,7 +129,7 @@ def test_settings_are_checked_before_jax_is_imported(module):
         ("rlhf_jax.sampling.decode", "from rlhf_jax.train import sft"),
         ("rlhf_jax.train.sft", "from experiments._cli import launch"),
         ("rlhf_jax.io.sinks", "from rlhf_jax.train.loop import Session"),
-        ("rlhf_jax.exact.dp", "from rlhf_jax.sweep.lanes import x"),
+        ("rlhf_jax.exact.policy", "from rlhf_jax.train.state import TrainState"),
         ("rlhf_jax.ops.kl", "def late():\n    from rlhf_jax.models import cache"),
     ],
 )

@@ -72,8 +72,9 @@ def check_source(task: TaskConfig) -> None:
         if not task.preferences:
             accepted = 'give a file of {"prompt", "chosen", "rejected"} lines'
             raise ConfigError("task.preferences", task.preferences, accepted)
-    if task.reward not in ("reward_model", "gold") and not REWARD_FUNCTION.fullmatch(task.reward):
-        accepted = "must be reward_model, gold or package.module:function"
+    named = ("reward_model", "gold", *task.named_rewards)
+    if task.reward not in named and not REWARD_FUNCTION.fullmatch(task.reward):
+        accepted = f"must be {', '.join(named)} or package.module:function"
         raise ConfigError("task.reward", task.reward, accepted)
 
 
@@ -128,6 +129,12 @@ def check_task(config: RLHFConfig, task: Task) -> None:
     if config.reward_model.margin > 0 and not task.train_pairs.margin.any():
         accepted = f"the pairs of {task.name} have no margins; use 0"
         raise ConfigError("reward_model.margin", config.reward_model.margin, accepted)
+    if task.exact is not None and config.sampling.max_length != task.exact.tree.length:
+        accepted = f"must be task.length={task.exact.tree.length}"
+        raise ConfigError("sampling.max_length", config.sampling.max_length, accepted)
+    if task.exact is not None and config.sampling.min_length != 1:
+        accepted = "must be 1: the task lists texts of every length from 1 on"
+        raise ConfigError("sampling.min_length", config.sampling.min_length, accepted)
     longest = max(
         part.tokens.shape[1]
         for part in (task.train_text, task.heldout_text, task.train_pairs.chosen)

@@ -9,6 +9,7 @@ from rlhf_jax.config.algo import (
     RejectionConfig,
     of_kind,
 )
+from rlhf_jax.config.card import CardConfig, GateConfig
 from rlhf_jax.config.fields import (
     NOT_NEGATIVE,
     POSITIVE,
@@ -32,7 +33,19 @@ from rlhf_jax.config.model import (
     SFTConfig,
 )
 from rlhf_jax.config.run import EvalConfig, RLHFConfig, RunConfig, SinkConfig
-from rlhf_jax.config.task import ImdbConfig, JsonlConfig, ReviewsConfig, TaskConfig
+from rlhf_jax.config.task import (
+    AutomatonConfig,
+    BanditConfig,
+    EnumerableConfig,
+    ImdbConfig,
+    JsonlConfig,
+    RepetitionConfig,
+    ReviewsConfig,
+    TaskConfig,
+    TokenTreeConfig,
+    VariableLengthConfig,
+    VerifiableConfig,
+)
 
 __all__ = [
     "NOT_NEGATIVE",
@@ -40,9 +53,14 @@ __all__ = [
     "POSITIVE_SHARE",
     "SEED",
     "AlgoConfig",
+    "AutomatonConfig",
+    "BanditConfig",
     "BestOfNConfig",
+    "CardConfig",
     "ConfigError",
+    "EnumerableConfig",
     "EvalConfig",
+    "GateConfig",
     "ImdbConfig",
     "JsonlConfig",
     "ModelConfig",
@@ -53,6 +71,7 @@ __all__ = [
     "RLHFConfig",
     "Range",
     "RejectionConfig",
+    "RepetitionConfig",
     "ReviewsConfig",
     "RewardModelConfig",
     "RunConfig",
@@ -60,7 +79,10 @@ __all__ = [
     "SamplingConfig",
     "SinkConfig",
     "TaskConfig",
+    "TokenTreeConfig",
     "UserError",
+    "VariableLengthConfig",
+    "VerifiableConfig",
     "choice",
     "dynamic",
     "is_dynamic",

@@ -147,8 +147,12 @@ def make_transformer(config: ModelConfig, vocab_size: int) -> Model:
     return trunk._replace(top=top)
 
 
-def make_language_model(config: ModelConfig, vocab_size: int, special: SpecialTokens) -> Model:
+def make_language_model(
+    config: ModelConfig, vocab_size: int, special: SpecialTokens, *, ends: bool = True
+) -> Model:
     """The transformer as a distribution over texts: padding and BOS have no probability.
+
+    Nor has EOS where `ends` is False: texts of a fixed length.
 
     They are never drawn and never a target. If they had probability a policy could move its own
     there unseen: what lowers all drawn tokens raises them, and the log-probabilities of the texts
@@ -167,7 +171,7 @@ def make_language_model(config: ModelConfig, vocab_size: int, special: SpecialTo
     def apply(*args: Any, **kwargs: Any) -> ModelOutput:
         output = inner.apply(*args, **kwargs)
         ids = jnp.arange(vocab_size)
-        unsaid = (ids == special.pad) | (ids == special.bos)
+        unsaid = (ids == special.pad) | (ids == special.bos) | ((ids == special.eos) & (not ends))
         logits = jnp.where(unsaid[None, None], NEGATIVE, output.logits)
         return dataclasses.replace(output, logits=logits)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -64,6 +65,26 @@ QUANTITIES = {
     "rewards/rejected": Quantity("reward of rejected", "points", "implied by the policy"),
     "rewards/margins": Quantity("margin", "points", "chosen minus rejected"),
     "rewards/accuracies": Quantity("pairs ranked right", "share", "by the implied rewards"),
+    "exact/reward": Quantity("exact reward", "points", "summed over all completions"),
+    "exact/gold": Quantity(
+        "exact gold reward", "points", "the true one, where another is trained on"
+    ),
+    "exact/kl": Quantity("exact KL from the start", "nats/text", "summed over all completions"),
+    "exact/entropy": Quantity("exact entropy", "nats/text"),
+    "exact/objective": Quantity("exact objective", "points", "reward minus the price of the KL"),
+    "exact/gap": Quantity(
+        "gap to the optimum", "points", "price of a nat times KL(policy, optimum)"
+    ),
+    "exact/gap_share": Quantity(
+        "gap to the optimum", "share", "of the gap of the reference: 1 there, 0 at the optimum"
+    ),
+    "exact/kl_to_optimum": Quantity("KL to the optimum", "nats/text"),
+    "exact/beta_eff": Quantity("price the policy behaves by", "points/nat"),
+    "exact/beta_r2": Quantity("fit of that price", "share", "1: the policy is a tilted reference"),
+    "exact/above_envelope": Quantity("reward above the possible", "points", "more than 0 is a bug"),
+    "exact/kl_efficiency": Quantity(
+        "KL efficiency", "share", "least KL for this reward over the KL spent"
+    ),
     "loss": Quantity("loss", "nats"),
     "heldout_loss": Quantity("held-out loss", "nats"),
     "accuracy": Quantity("accuracy", "share", "pairs ranked as the annotator did"),
@@ -84,16 +105,27 @@ ALGORITHMS = {
     "online_dpo": "online DPO",
     "best_of_n": "best of n",
     "rejection": "rejection fine-tuning",
+    # Policies known without training from samples, on a report card.
+    "optimal": "optimum",
+    "ref": "reference",
+    "reference": "reference",
+    "bon": "best of n",
+    "exact_gradient": "exact gradient",
 }
 
 
 def algorithm(name: str) -> str:
     """What an algorithm is called in print.
 
-    >>> algorithm("ppo"), algorithm("online_dpo")
-    ('PPO', 'online DPO')
+    >>> algorithm("ppo"), algorithm("online_dpo"), algorithm("rloo_k1_in_loss")
+    ('PPO', 'online DPO', 'RLOO, k1 in loss')
     """
-    return ALGORITHMS.get(name, name.upper().replace("_", " "))
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    if best := re.fullmatch(r"best_of_(\d+)", name):
+        return f"best of {best[1]}"
+    base, _, variant = name.partition("_")
+    return base.upper() + (f", {variant.replace('_', ' ')}" if variant else "")
 
 
 def describe(metric: str) -> Quantity:

@@ -188,6 +188,13 @@ def draw_loss(axes: Axes, run: Run) -> None:
     _curves(axes, run, TUNED, {"loss": ("training", COLORS.blue)})
 
 
+def draw_gap(axes: Axes, run: Run) -> None:
+    """Distance to the known optimum, as a share of that at the start."""
+    style.title(axes, "Distance to the known optimum", run.updates, labelled("exact/gap_share"))
+    _curves(axes, run, TUNED, {"exact/gap_share": ("gap", COLORS.blue)})
+    axes.set_yscale("log")
+
+
 def draw_sft(axes: Axes, run: Run) -> None:
     """Supervised loss with the entropy of the texts as its floor."""
     style.title(axes, "Supervised fine-tuning", "step", "cross-entropy (nats per token)")
@@ -241,6 +248,7 @@ PANELS = {
     "implied_rewards": Panel(draw_implied_rewards, ((TUNED, "rewards/chosen"),)),
     "implied_accuracy": Panel(draw_implied_accuracy, ((TUNED, "rewards/accuracies"),)),
     "loss": Panel(draw_loss, ((TUNED, "loss"),)),
+    "gap": Panel(draw_gap, ((TUNED, "exact/gap_share"),)),
     "sft": Panel(draw_sft, (("sft", "loss"), ("sft", "heldout_loss"))),
     "reward_model": Panel(
         draw_reward_model, (("reward_model", "accuracy"), ("reward_model", "heldout_accuracy"))
@@ -248,6 +256,6 @@ PANELS = {
     "reward_model_loss": Panel(draw_reward_model_loss, (("reward_model", "loss"),)),
 }
 OVERVIEW = (
-    *("sft", "reward_model", "reward", "reward_kl", "kl", "length"),
+    *("sft", "reward_model", "reward", "reward_kl", "gap", "kl", "length"),
     *("implied_rewards", "implied_accuracy", "loss"),
 )

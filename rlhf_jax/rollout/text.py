@@ -74,7 +74,7 @@ def completion_outputs(
         )
     else:
         logits = model.apply(params["policy"], *sequences, window=window).logits
-        values = jnp.zeros(rollout.completion_tokens.shape, jnp.float32)
+        values = jnp.zeros(rollout.completion_tokens.shape, logits.dtype)
     return drawn_from(model, logits, config.sampling), values
 
 

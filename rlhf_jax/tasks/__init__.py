@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_jax.config import ConfigError, TaskConfig
+from rlhf_jax.config import ConfigError, EnumerableConfig, TaskConfig
 from rlhf_jax.tasks.protocol import Task
 
 
@@ -18,6 +18,10 @@ def make_task(config: TaskConfig) -> Task:
         from rlhf_jax.tasks.imdb import make_imdb as make
     elif config.name == "jsonl":
         from rlhf_jax.tasks.jsonl import make_jsonl as make
+    elif config.name == "automaton":
+        from rlhf_jax.tasks.automaton import make_automaton as make
+    elif isinstance(config, EnumerableConfig):
+        from rlhf_jax.tasks.enumerable import make_enumerable as make
     else:
         raise ConfigError("task.name", config.name, "must be one of reviews, imdb, jsonl")
     return make(config)  # pyright: ignore[reportArgumentType]

@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlhf_jax.config import ConfigError, RLHFConfig, SamplingConfig, TaskConfig
+from rlhf_jax.config import (
+    ConfigError,
+    EnumerableConfig,
+    RLHFConfig,
+    SamplingConfig,
+    TaskConfig,
+)
 from rlhf_jax.io.params import load_params
 from rlhf_jax.io.run_dir import RunDir
 from rlhf_jax.models.functional import Model
@@ -49,7 +55,7 @@ def open_answerer(
     """Loads the models of the finished run in `path`, whose settings are `config`."""
     codec, gold = codec_and_gold(config.task, path)
     config = dataclasses.replace(config, model=as_built(config.model, codec.vocab_size))
-    model = make_language_model(config.model, codec.vocab_size, codec.special)
+    model = make_language_model(config.model, codec.vocab_size, codec.special, ends=codec.ends)
     names = ("policy", "sft", "reward_model")
     policy, sft, reward = (load_params(RunDir(path).params(n))[0] for n in names)
     frozen = Frozen(reference=sft, reward=reward)
@@ -74,6 +80,11 @@ def codec_and_gold(task: TaskConfig, path: Path) -> tuple[TextCodec, ScoreFn | N
         from rlhf_jax.tasks.reviews.vocabulary import make_codec
 
         return make_codec(film_grammar().words), make_gold(film_machines())
+    if isinstance(task, EnumerableConfig):
+        from rlhf_jax.tasks import make_task
+
+        listed = make_task(task)
+        return listed.codec, listed.gold
     from tokenizers import Tokenizer
 
     from rlhf_jax.tasks import tokenizer

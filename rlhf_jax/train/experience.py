@@ -122,5 +122,5 @@ def describe_texts(rollout: TextRollout, ref_log_probs: Array) -> Metrics:
 
 def per_text(x: Array, mask: Array) -> Array:
     """Sum over tokens, mean over the texts that have any."""
-    texts = jnp.sum(jnp.any(mask, axis=1), dtype=jnp.float32)
+    texts = jnp.sum(jnp.any(mask, axis=1), dtype=x.dtype)
     return masked_sum(x, mask) / jnp.maximum(texts, 1.0)

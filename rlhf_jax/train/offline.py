@@ -22,9 +22,9 @@ from rlhf_jax.io.console import note
 from rlhf_jax.io.sinks import truncate_after
 from rlhf_jax.ops.best_of_n import best_of_n_kl
 from rlhf_jax.train import best_of_n, one_step, preference, rejection
-from rlhf_jax.train.batches import in_batches, num_rows
 from rlhf_jax.train.cached import cached_params
 from rlhf_jax.train.evaluate import Evaluation, judge_rollout
+from rlhf_jax.train.exactly import make_look
 from rlhf_jax.train.loop import compile_timed, repeat
 from rlhf_jax.train.preference_data import (
     REFERENCE_FREE,
@@ -32,7 +32,7 @@ from rlhf_jax.train.preference_data import (
     make_data,
     mismatched_pairs,
 )
-from rlhf_jax.train.scoring import make_score
+from rlhf_jax.train.scoring import in_parts, make_score
 from rlhf_jax.train.stages import Pipeline, first_rows, sft_settings
 from rlhf_jax.train.state import Frozen, TrainState, stream
 from rlhf_jax.train.tuning import run_tuning
@@ -50,6 +50,7 @@ def run_preference(pipeline: Pipeline, frozen: Frozen) -> TrainState:
     step = repeat(preference.make_train_step(model, static))
     accuracy = preference.make_evaluate(model, algo.loss)
     advance, seconds = compiled(pipeline, step, state, data, hparams)
+    look = jax.jit(make_look(pipeline, frozen))
     with pipeline.session.guard(f"compiling the evaluation of {algo.name}"):
         measure, more = compile_timed(accuracy, state.params, heldout)
     return run_tuning(
@@ -59,7 +60,7 @@ def run_preference(pipeline: Pipeline, frozen: Frozen) -> TrainState:
         seconds + more,
         chunk=algo.log_every,
         shown=("loss", "rewards/margins", "heldout_accuracy"),
-        evaluate=lambda state: {"heldout_accuracy": measure(state.params, heldout)},
+        evaluate=lambda state: {"heldout_accuracy": measure(state.params, heldout)} | look(state),
     )
 
 
@@ -119,7 +120,8 @@ def run_rejection(pipeline: Pipeline, frozen: Frozen) -> TrainState:
     state = jax.tree.map(jnp.copy, one_step.init(config, frozen, pipeline.key))
     step = repeat(rejection.make_train_step(pipeline.model, static))
     advance, seconds = compiled(pipeline, step, state, jax.device_put(data), hparams)
-    return run_tuning(pipeline, state, advance, seconds, shown=("loss",))
+    look = jax.jit(make_look(pipeline, frozen))
+    return run_tuning(pipeline, state, advance, seconds, shown=("loss",), evaluate=look)
 
 
 def scored_samples(
@@ -128,7 +130,7 @@ def scored_samples(
     """n completions of each prompt from the reference: texts, scores and gold rewards [N * n]."""
     config, task, codec = pipeline.config, pipeline.task, pipeline.task.codec
     draw = best_of_n.make_samples(pipeline.model, config, n=n, special=codec.special)
-    score = make_score(config.task.reward, pipeline.model, task.gold, codec.special)
+    score = make_score(config.task.reward, pipeline.model, task.in_graph, codec.special)
     key = stream(pipeline.key, purpose)
     with pipeline.session.guard(f"sampling for {config.algo.name}"):
         rollout = jax.jit(draw)(frozen.reference, jax.device_put(prompts), key)
@@ -138,19 +140,8 @@ def scored_samples(
             scores = np.asarray(pipeline.score_host(rollout))
         if task.gold is None:
             return rollout, scores, None
-        gold = make_score("gold", pipeline.model, task.gold, codec.special)
+        gold = make_score("gold", pipeline.model, task.in_graph, codec.special)
         return rollout, scores, np.asarray(jax.jit(in_parts(gold))(frozen, rollout))
-
-
-def in_parts(score: Callable[[Frozen, TextRollout], jax.Array], size: int = 512):
-    """`score` over many rows, so many at a time."""
-
-    def scores(frozen: Frozen, rollout: TextRollout) -> jax.Array:
-        parts = in_batches(rollout, size)
-        found = jax.lax.map(lambda part: score(frozen, part), parts)
-        return found.reshape(-1)[: num_rows(rollout)]
-
-    return scores
 
 
 def run_best_of_n(pipeline: Pipeline, frozen: Frozen) -> Evaluation:

@@ -44,7 +44,8 @@ def make_pipeline(
 ) -> Pipeline:
     """Builds the model and opens the stage cache."""
     config = dataclasses.replace(config, model=as_built(config.model, task.codec.vocab_size))
-    model = make_language_model(config.model, task.codec.vocab_size, task.codec.special)
+    codec = task.codec
+    model = make_language_model(config.model, codec.vocab_size, codec.special, ends=codec.ends)
     cache = StageCache(config.run.cache_dir) if config.run.cache else None
     pieces = {"config": config, "task": task, "session": session, "model": model}
     return Pipeline(**pieces, cache=cache, score_host=score_host)

@@ -100,9 +100,10 @@ def reference_kl(
 ) -> Array:
     """KL to the reference per token [B, T], differentiable.
 
-    With `kl_importance` it is multiplied by the probability ratio: then its gradient has the
-    mean of the KL's although the tokens came from an earlier policy, and although the sampled
-    estimators' own derivative leaves out that of the sampling.
+    With `kl_importance` it is multiplied by the probability ratio: then the gradients of k1, k3 and
+    the full KL have the mean of the token KL's although the tokens came from an earlier policy, and
+    although the sampled estimators' own derivative leaves out that of the sampling. That of k2,
+    right without it where the policy sampled, becomes wrong.
     """
     kl = estimated_kl(algo, log_probs, batch.ref_log_probs, logits, batch.ref_logits)
     if algo.kl_importance:

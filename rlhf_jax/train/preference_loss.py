@@ -24,13 +24,21 @@ def batch_loss(
     metrics: Metrics = {}
     if algo.loss == "kto":
         metrics["kl"] = mismatched_kl(model, params, batch)
-        losses, good, bad = kto_losses(algo, chosen, rejected, batch, metrics["kl"])
-    elif free:
-        losses, good, bad = reference_free_losses(algo, chosen, rejected)
+    if free:
         metrics["nll_loss"] = -jnp.mean(chosen)
-    else:
-        log_probs = (chosen, rejected, batch.ref_chosen, batch.ref_rejected)
-        losses, good, bad = pair_losses(algo.loss, *log_probs, algo.beta, algo.label_smoothing)
+
+    def losses_of(first: Array, second: Array, ref_first: Array, ref_second: Array):
+        log_probs = (first, second, ref_first, ref_second)
+        if algo.loss == "kto":
+            return kto_losses(algo, *log_probs, metrics["kl"])
+        if free:
+            return reference_free_losses(algo, first, second)
+        return pair_losses(algo.loss, *log_probs, algo.beta, algo.label_smoothing)
+
+    losses, good, bad = losses_of(chosen, rejected, batch.ref_chosen, batch.ref_rejected)
+    if batch.pairs.confidence is not None:
+        swapped, _, _ = losses_of(rejected, chosen, batch.ref_rejected, batch.ref_chosen)
+        losses = expected_loss(losses, swapped, batch.pairs.confidence)
     loss = jnp.mean(losses)
     return loss, metrics | {"loss": loss} | describe(chosen, rejected, good, bad)
 
@@ -70,14 +78,25 @@ def reference_free_losses(
     return terms - chosen, good, bad
 
 
+def expected_loss(losses: Array, swapped: Array, confidence: Array) -> Array:
+    """Losses [B] or [2B] where the first of a pair is the better one with a chance [B]."""
+    chance = jnp.tile(confidence, losses.shape[0] // confidence.shape[0])
+    return chance * losses + (1.0 - chance) * swapped
+
+
 def kto_losses(
-    algo: PreferenceConfig, chosen: Array, rejected: Array, batch: PreferenceData, kl: Array
+    algo: PreferenceConfig,
+    chosen: Array,
+    rejected: Array,
+    ref_chosen: Array,
+    ref_rejected: Array,
+    kl: Array,
 ) -> tuple[Array, Array, Array]:
     """Losses of all texts [2B], each judged on its own, and the rewards of either half [B]."""
     join = lambda a, b: jnp.concatenate([a, b])
     losses, rewards = kto_loss(
         join(chosen, rejected),
-        join(batch.ref_chosen, batch.ref_rejected),
+        join(ref_chosen, ref_rejected),
         jnp.arange(2 * chosen.size) < chosen.size,
         kl,
         beta=algo.beta,

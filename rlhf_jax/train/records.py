@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from rlhf_jax.config import PolicyGradientConfig, RLHFConfig
@@ -16,13 +17,18 @@ from rlhf_jax.train.scoring import ScoreHost, prompt_and_completion
 Columns = dict[str, np.ndarray]  # metric name to one number a completion
 
 
-def columns(config: RLHFConfig, score_host: ScoreHost | None, evaluation: Evaluation) -> Columns:
+def columns(
+    config: RLHFConfig, task: Task, score_host: ScoreHost | None, evaluation: Evaluation
+) -> Columns:
     """Everything known about each completion; `objective/scores` is the reward trained on."""
-    learned, gold = np.asarray(evaluation.reward), np.asarray(evaluation.gold)
+    learned, name = np.asarray(evaluation.reward), config.task.reward
     if score_host is not None:
         scores = score_host(evaluation.rollout)
+    elif name in task.rewards:
+        rollout = evaluation.rollout
+        scores = np.asarray(jax.jit(task.rewards[name])(rollout.tokens(), rollout.mask()))
     else:
-        scores = gold if config.task.reward == "gold" else learned
+        scores = np.asarray(evaluation.gold) if name == "gold" else learned
     found = {"objective/scores": scores}
     if config.task.reward != "reward_model":
         found["reward_model/score"] = learned

@@ -48,7 +48,11 @@ def make_train_step(model: Model, static: RewardModelConfig):
 
         def loss_fn(params: Params):
             chosen, rejected = pair_scores(model, params, batch)
-            losses = bradley_terry_loss(chosen, rejected, margin=config.margin * batch.margin)
+            margin = config.margin * batch.margin
+            losses = bradley_terry_loss(chosen, rejected, margin=margin)
+            if batch.confidence is not None:
+                swapped = bradley_terry_loss(rejected, chosen, margin=margin)
+                losses = batch.confidence * losses + (1.0 - batch.confidence) * swapped
             losses = losses + config.centering_coef * centering_loss(chosen, rejected)
             return jnp.mean(losses), jnp.mean(chosen > rejected, dtype=jnp.float32)
 

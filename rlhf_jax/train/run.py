@@ -44,7 +44,7 @@ def run_rlhf(config: RLHFConfig, path: Path) -> None:
         outcome = run_pipeline(make_pipeline(config, task, session, score_host))
     # Once a side: the reward may be a user's function, and a slow one.
     sides = {"before": outcome.before, "after": outcome.after}
-    known = {side: columns(config, score_host, found) for side, found in sides.items()}
+    known = {side: columns(config, task, score_host, found) for side, found in sides.items()}
     summary = summarize(config, task, session, outcome, known)
     summary["seconds"] = time.monotonic() - start
     write_json(run_dir.summary, summary | {"config_hash": config_hash(plain), **run_facts()})
@@ -86,6 +86,5 @@ def closing_sinks(config: RLHFConfig, run_dir: RunDir) -> Iterator[Sink]:
 
 
 def load_python_reward(config: RLHFConfig) -> RewardFn | None:
-    """The function of `task.reward=module:function`; None for in-graph rewards."""
-    in_graph = config.task.reward in ("reward_model", "gold")
-    return None if in_graph else load_reward(config.task.reward)
+    """The function of `task.reward=module:function`; None for rewards that have a name."""
+    return load_reward(config.task.reward) if ":" in config.task.reward else None

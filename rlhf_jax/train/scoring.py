@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,6 +14,7 @@ from rlhf_jax.rollout.text import up_to_end
 from rlhf_jax.tasks.protocol import TextCodec
 from rlhf_jax.tasks.rewards import RewardFn
 from rlhf_jax.tasks.rewards import score_texts as call_reward
+from rlhf_jax.train.batches import in_batches, num_rows
 from rlhf_jax.train.state import Frozen
 from rlhf_jax.types import Array, Metrics, ScoreFn, SpecialTokens, TextRollout
 
@@ -20,17 +22,28 @@ ScoreHost = Callable[[TextRollout], np.ndarray]
 
 
 def make_score(
-    reward: str, model: Model, gold: ScoreFn | None, special: SpecialTokens
+    reward: str, model: Model, known: Mapping[str, ScoreFn], special: SpecialTokens
 ) -> Callable[[Frozen, TextRollout], Array]:
-    """The in-graph reward of texts up to their end: the task's `gold`, or the reward model."""
+    """The in-graph reward of texts up to their end: one of the task's, or the reward model."""
 
     def score(frozen: Frozen, rollout: TextRollout) -> Array:
         text = up_to_end(rollout, special)
-        if reward == "gold" and gold is not None:
-            return gold(text.tokens(), text.mask())
+        if reward in known:
+            return known[reward](text.tokens(), text.mask())
         return score_texts(model, frozen.reward, text.tokens(), text.mask())
 
     return score
+
+
+def in_parts(score: Callable[[Frozen, TextRollout], jax.Array], size: int = 512):
+    """`score` over many rows, so many at a time."""
+
+    def scores(frozen: Frozen, rollout: TextRollout) -> jax.Array:
+        parts = in_batches(rollout, size)
+        found = jax.lax.map(lambda part: score(frozen, part), parts)
+        return found.reshape(-1)[: num_rows(rollout)]
+
+    return scores
 
 
 def make_watch(gold: ScoreFn | None, special: SpecialTokens) -> Callable[[TextRollout], Metrics]:

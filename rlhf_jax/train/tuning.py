@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from rlhf_jax.config import OnlineDPOConfig, PolicyGradientConfig, split_dynamic
 from rlhf_jax.train import one_step, online_dpo, policy_gradient
 from rlhf_jax.train.evaluate import Evaluation
+from rlhf_jax.train.exactly import make_look, watched
 from rlhf_jax.train.health import ratio_check
 from rlhf_jax.train.loop import Stage, compile_timed, run_stage
 from rlhf_jax.train.scoring import ScoreHost, make_score, make_watch
@@ -32,7 +33,7 @@ def make_algorithm(pipeline: Pipeline) -> Algorithm:
         pipeline.model,
         split_dynamic(config)[0],
         special=special,
-        score=make_score(config.task.reward, pipeline.model, task.gold, special),
+        score=make_score(config.task.reward, pipeline.model, task.in_graph, special),
         watch=make_watch(task.gold, special),
     )
 
@@ -42,7 +43,8 @@ def run_sampled(pipeline: Pipeline, frozen: Frozen) -> TrainState:
     config = pipeline.config
     family = isinstance(config.algo, PolicyGradientConfig)
     init = policy_gradient.init if family else one_step.init
-    steps, hparams = make_algorithm(pipeline), split_dynamic(config)[1]
+    steps = watched(make_algorithm(pipeline), make_look(pipeline, frozen))
+    hparams = split_dynamic(config)[1]
     state = jax.tree.map(jnp.copy, init(config, frozen, pipeline.key))
     args = (state, jax.device_put(pipeline.task.train_prompts), frozen, hparams)
     with pipeline.session.guard(f"compiling {config.algo.name}"):

@@ -46,10 +46,15 @@ def run_of(updates=5, **columns):
 def test_a_whole_run_gives_every_plot(tmp_path):
     write_run(tmp_path, STAGES)
     paths = plot_run(tmp_path)
-    of_pairs = {"implied_rewards", "implied_accuracy", "loss"}
-    assert [p.stem for p in paths] == ["overview", *(n for n in PANELS if n not in of_pairs)]
+    of_others = {"implied_rewards", "implied_accuracy", "loss", "gap"}
+    assert [p.stem for p in paths] == ["overview", *(n for n in PANELS if n not in of_others)]
     assert all(p.parent == tmp_path / "plots" for p in paths)
     assert imread(paths[0]).shape[:2] == (2 * 510, 3 * 690)
+
+
+def test_a_run_whose_optimum_is_known_shows_the_distance(tmp_path):
+    write_run(tmp_path, {"ppo": (*PPO, "exact/gap_share")})
+    assert "gap" in {p.stem for p in plot_run(tmp_path)}
 
 
 def test_a_run_on_pairs_has_plots_of_its_own(tmp_path):

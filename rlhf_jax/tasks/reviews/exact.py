@@ -30,6 +30,17 @@ def edges_of(grammar: Grammar) -> Edges:
     return Edges(source, token, grammar.next_state[at], grammar.probs[at], len(grammar.probs))
 
 
+def expect(edges: Edges, values: np.ndarray) -> np.ndarray:
+    """Mean of `values` [E] over the step taken from each state, [S]; 0 where a text has ended.
+
+    >>> source, token, target = np.array([[0, 0], [3, 4], [1, 1]])
+    >>> coin = Edges(source, token, target, np.array([0.25, 0.75]), 2)
+    >>> expect(coin, np.array([4.0, 8.0])).tolist()
+    [7.0, 0.0]
+    """
+    return np.bincount(edges.source, edges.prob * values, edges.num_states)
+
+
 def expected_to_go(edges: Edges, gain: np.ndarray) -> np.ndarray:
     """Expected sum of `gain` over the steps from each state to the end.
 
@@ -48,8 +59,7 @@ def expected_to_go(edges: Edges, gain: np.ndarray) -> np.ndarray:
     """
     value = np.zeros(edges.num_states)
     for _ in range(MAX_STEPS):
-        terms = edges.prob * (gain + value[edges.target])
-        updated = np.bincount(edges.source, terms, edges.num_states)
+        updated = expect(edges, gain + value[edges.target])
         if np.allclose(updated, value, rtol=1e-13, atol=0):
             return updated
         value = updated

@@ -20,7 +20,7 @@ MAX_STEPS = 10_000
 class Product(NamedTuple):
     """Grammar and reward automata read as one: what can be written and what it pays."""
 
-    edges: Edges  # E steps over S joint states
+    edges: Edges  # E steps over S joint states, in the order of their sources, then of tokens
     reward: np.ndarray  # [E] float64
     codes: np.ndarray  # [S] sorted joint codes of (grammar state, machine states)
 
@@ -64,6 +64,10 @@ def product(grammar: Grammar, machines: Sequence[Machine]) -> Product:
         frontier = np.setdiff1d(target, known)
         known = np.union1d(known, frontier)
     source, token, target, prob, paid = (np.concatenate(part) for part in zip(*found))
+    order = np.argsort(source, kind="stable")
+    source, token, target, prob, paid = (
+        part[order] for part in (source, token, target, prob, paid)
+    )
     source, target = np.searchsorted(known, source), np.searchsorted(known, target)
     return Product(Edges(source, token, target, prob, len(known)), paid, known)
 
@@ -77,11 +81,30 @@ def _outgoing(steps: Edges, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return at, begin[at] + within
 
 
-def tilt(joint: Product, eta: float) -> Tilt:
-    """Optimum of E[r] - KL / eta from every joint state.
+def tilt_step(joint: Product, eta: float, log_z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One step back in time: log Z of each state from log Z of the states after it.
 
     log Z(s) = log sum_e p(e | s) exp(eta r(e) + log Z(target(e))); the optimum takes step e with
     probability p(e | s) exp(eta r(e) + log Z(target(e)) - log Z(s)).
+
+    Args:
+        joint: E steps over S joint states.
+        eta: weight of the reward, 1 / kl_coef.
+        log_z: [S], after the step.
+
+    Returns:
+        log Z before the step, [S], 0 where a text has ended, and the probability of each step, [E].
+    """
+    edges = joint.edges
+    gain = np.log(edges.prob) + eta * joint.reward + log_z[edges.target]
+    before = _log_sum(edges, gain)
+    return before, np.exp(gain - before[edges.source])
+
+
+def tilt(joint: Product, eta: float) -> Tilt:
+    """Optimum of E[r] - KL / eta from every joint state, for texts that end by themselves.
+
+    `tilt_step`, repeated until nothing changes.
 
     Args:
         joint: from `product`.
@@ -93,18 +116,15 @@ def tilt(joint: Product, eta: float) -> Tilt:
     Raises:
         GrammarError: the sums do not converge.
     """
-    edges = joint.edges
-    gain = np.log(edges.prob) + eta * joint.reward
-    log_z = np.zeros(edges.num_states)
+    log_z = np.zeros(joint.edges.num_states)
     for _ in range(MAX_STEPS):
-        updated = _log_sum(edges, gain + log_z[edges.target])
+        updated, prob = tilt_step(joint, eta, log_z)
         if np.allclose(updated, log_z, rtol=0, atol=1e-12):
             break
         log_z = updated
     else:
         raise GrammarError(f"the optimum did not converge in {MAX_STEPS} rounds; eta={eta}")
-    prob = np.exp(gain + log_z[edges.target] - log_z[edges.source])
-    reward = expected_to_go(edges._replace(prob=prob), joint.reward)
+    reward = expected_to_go(joint.edges._replace(prob=prob), joint.reward)
     return Tilt(log_z, reward, eta * reward - log_z)
 
 

@@ -49,7 +49,7 @@ def roll_out(pipeline: Pipeline, config: RLHFConfig, frozen: Frozen, state: Trai
     if pipeline.score_host is not None:
         scores = jnp.asarray(pipeline.score_host(rollout))
     else:
-        score = make_score(config.task.reward, model, pipeline.task.gold, special)
+        score = make_score(config.task.reward, model, pipeline.task.in_graph, special)
         scores = jax.jit(score)(frozen, rollout)
     return score_texts(policy_gradient(config), rollout, scores, special)
 

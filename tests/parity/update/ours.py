@@ -113,7 +113,7 @@ def shifted(hparams: dict, dtype: str) -> dict:
 def program(static: RLHFConfig, dtype: str) -> Callable[..., tuple[TrainState, Metrics]]:
     """The compiled update: the scores of our reward model, then all that `learn` does."""
     model = network(static)
-    score = make_score("reward_model", model, None, SPECIAL)
+    score = make_score("reward_model", model, {}, SPECIAL)
     steps = policy_gradient.make_policy_gradient(model, static, special=SPECIAL, score=score)
 
     def update(state: TrainState, texts: TextRollout, fixed: Frozen, hparams: dict):
@@ -145,7 +145,7 @@ def experience(
 ) -> tuple[Array, Experience]:
     """Scores, and what is learnt from."""
     model = network(config)
-    scores = make_score("reward_model", model, None, SPECIAL)(fixed, texts)
+    scores = make_score("reward_model", model, {}, SPECIAL)(fixed, texts)
     shaped = score_texts(config.algo, texts, scores, SPECIAL)
     return scores, make_experience(model, config, state, shaped, fixed.reference)[0]
 

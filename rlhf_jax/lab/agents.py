@@ -1,0 +1,104 @@
+"""Rows that calibrate the card: policies that are written down instead of trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from rlhf_jax.exact.optimum import best_of_n, divergence, mean_reward, tilt
+from rlhf_jax.exact.quantities import gaps, measure
+from rlhf_jax.lab.bench import Bench, Place, log_probs_of
+from rlhf_jax.lab.rows import Plan, card_row, finite
+from rlhf_jax.types import Array, Metrics, Params
+
+CHOICES = (4, 16)  # n of best-of-n
+RATE = 3e-3  # of Adam on the exact gradient
+ETAS = np.geomspace(0.02, 50.0, 60)  # inverse temperatures of an envelope's points
+
+
+def calibration_rows(bench: Bench, plan: Plan) -> list[dict[str, Any]]:
+    """`optimal`, `reference`, `best_of_N` and `exact_gradient`, a row for each instance."""
+    written = {"optimal": lambda place: tilt(place.ref, place.rewards, plan.beta)}
+    written["reference"] = lambda place: place.ref
+    for n in CHOICES:
+        written[f"best_of_{n}"] = lambda place, n=n: best_of_n(place.ref, place.rewards, n)
+    rows = []
+    for name, policy in written.items():
+        look = jax.jit(jax.vmap(lambda place, f=policy: known(f(place), place, plan.beta)))
+        found = jax.device_get(look(bench.places))
+        same = {k: np.repeat(v[:, None], len(plan.budgets), axis=1) for k, v in found.items()}
+        rows += rows_of(bench, plan, name, same)
+    return rows + rows_of(bench, plan, "exact_gradient", exact_gradient(bench, plan))
+
+
+def known(log_probs: Array, place: Place, beta: float) -> Metrics:
+    """What is exactly known of a policy at a place."""
+    listed = (log_probs, place.ref, place.rewards)
+    return measure(*listed) | gaps(*listed, beta)
+
+
+def exact_gradient(bench: Bench, plan: Plan) -> dict[str, np.ndarray]:
+    """Adam on the exact gradient of J: as many updates as budgets, doubling each time."""
+    tx = optax.adam(RATE)
+
+    def objective(params: Params, place: Place) -> Array:
+        log_probs = log_probs_of(bench, params, place.prompts)
+        kl = divergence(log_probs, place.ref)
+        return plan.beta * kl - mean_reward(log_probs, place.rewards)
+
+    def update(_: Array, carry: tuple[Params, Any], place: Place) -> tuple[Params, Any]:
+        params, moments = carry
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+            change, moments = tx.update(jax.grad(objective)(params, place), moments, params)
+        stepped: Params = optax.apply_updates(params, change)  # pyright: ignore
+        return stepped, moments
+
+    def advance(carry: tuple[Params, Any], place: Place, count: Array):
+        return lax.fori_loop(0, count, lambda i, c: update(i, c, place), carry)
+
+    go_on = jax.jit(jax.vmap(advance, in_axes=(0, 0, None)))
+    look = jax.jit(
+        jax.vmap(lambda p, place: known(log_probs_of(bench, p, place.prompts), place, plan.beta))
+    )
+    params = bench.places.frozen.reference
+    carry, found, done = (params, jax.vmap(tx.init)(params)), [], 0
+    for i in range(len(plan.budgets)):
+        carry = go_on(carry, bench.places, jnp.asarray(2**i - done, jnp.int32))
+        found.append(jax.device_get(look(carry[0], bench.places)))
+        done = 2**i
+    return jax.tree.map(lambda *x: np.stack(x, axis=1), *found)
+
+
+def rows_of(
+    bench: Bench, plan: Plan, name: str, found: dict[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """A card row for each instance; `found` holds [I, budgets]."""
+    rows = []
+    for i, task in enumerate(bench.tasks):
+        at = {k: [finite(x) for x in v[i]] for k, v in found.items()}
+        assert task.exact is not None
+        rows.append(card_row(task.name, name, task.exact.number, None, plan, at))
+    return rows
+
+
+def envelopes(bench: Bench) -> dict[str, dict[str, list[float]]]:
+    """KL and reward along the tilt of each instance: no policy is above the curve."""
+
+    def point(place: Place, eta: Array) -> tuple[Array, Array]:
+        policy = tilt(place.ref, eta * place.rewards, 1.0)
+        return divergence(policy, place.ref), mean_reward(policy, place.rewards)
+
+    etas = jnp.asarray(ETAS, jnp.float32)
+    kl, reward = jax.jit(jax.vmap(lambda place: lax.map(lambda e: point(place, e), etas)))(
+        bench.places
+    )
+    return {
+        f"{task.name}/{task.exact.number}": {"kl": kl[i].tolist(), "reward": reward[i].tolist()}
+        for i, task in enumerate(bench.tasks)
+        if task.exact is not None
+    }

@@ -1,0 +1,143 @@
+"""One algorithm on one task: all instances and seeds as lanes of one program, measured exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rlhf_jax.config import (
+    OnlineDPOConfig,
+    PolicyGradientConfig,
+    PreferenceConfig,
+    RLHFConfig,
+    split_dynamic,
+)
+from rlhf_jax.exact.groups import grpo_fixed_point
+from rlhf_jax.exact.optimum import divergence, ipo_optimum, k3_fixed_point
+from rlhf_jax.exact.quantities import gaps, measure
+from rlhf_jax.lab.bench import Bench, Place, lanes, log_probs_of, seed_keys, table_reward
+from rlhf_jax.lab.pairs import pair_lanes
+from rlhf_jax.lab.probes import make_probe
+from rlhf_jax.lab.rows import Plan, card_row, finite
+from rlhf_jax.train import one_step, online_dpo, policy_gradient, preference
+from rlhf_jax.train.state import TrainState
+from rlhf_jax.types import Array, Metrics
+
+Step = Callable[[TrainState, Any, Place], TrainState]  # of one lane
+PROBED = 2  # the budget after which estimates are looked at
+
+
+def run_cell(bench: Bench, config: RLHFConfig, plan: Plan) -> list[dict[str, Any]]:
+    """A row for each lane: curves over `plan.budgets`, and where it ended.
+
+    Args:
+        bench: the task with its instances.
+        config: settings with the algorithm; as many updates as the largest budget allows.
+    """
+    start = time.monotonic()
+    config = dataclasses.replace(config, model=bench.config.model)
+    places = lanes(bench.places, len(plan.seeds))
+    keys = seed_keys(plan.seeds, len(bench.tasks))
+    init, step, data = make_step(bench, config, plan)
+    state = jax.jit(jax.vmap(init))(places, keys)
+    advance = jax.jit(make_advance(step), donate_argnums=0)
+    target = jax.jit(jax.vmap(lambda place: own_target(bench, config, place, plan.beta)))(places)
+    look = jax.jit(jax.vmap(lambda s, place, own: look_at(bench, s, place, own, plan.beta)))
+    probe, curves, probed, done = make_probe(bench, config, plan.beta), [], {}, 0
+    for i, budget in enumerate(plan.budgets):
+        updates = budget // samples_of(config)
+        state = advance(state, data, places, jnp.asarray(updates - done, jnp.int32))
+        curves.append(jax.device_get(look(state, places, target)))
+        if probe is not None and i == min(PROBED, len(plan.budgets) - 1):
+            probed = jax.device_get(jax.jit(jax.vmap(probe))(state, places))
+        done = updates
+    curves = jax.tree.map(lambda *x: np.stack(x, axis=1), *curves)  # [lanes, budgets]
+    seconds = (time.monotonic() - start) / len(keys)
+    return [row_of(bench, config, plan, curves, probed, i, seconds) for i in range(len(keys))]
+
+
+def samples_of(config: RLHFConfig) -> int:
+    """Completions an update draws, or reads."""
+    algo = config.algo
+    if isinstance(algo, PolicyGradientConfig):
+        return algo.samples
+    return 2 * algo.batch_size if isinstance(algo, PreferenceConfig) else algo.batch_size
+
+
+def make_step(bench: Bench, config: RLHFConfig, plan: Plan):
+    """`(place, key) -> state`, `(state, data, place) -> state` of one lane, and the data."""
+    static, hparams = split_dynamic(config)
+    if isinstance(config.algo, PreferenceConfig):
+        train = preference.make_train_step(bench.model, static)
+        data = pair_lanes(bench, config, plan.seeds)
+        first = lambda place, key: one_step.init(config, place.frozen, key)
+        return first, lambda state, data, place: train(state, data, hparams)[0], data
+    online = isinstance(config.algo, OnlineDPOConfig)
+    make = online_dpo.make_online_dpo if online else policy_gradient.make_policy_gradient
+    begin = one_step.init if online else policy_gradient.init
+    score = table_reward(bench.tree)
+    update = make(bench.model, static, special=bench.special, score=score).train_step
+    first = lambda place, key: begin(config, place.frozen, key)
+    step = lambda state, data, place: update(state, place.prompts, place.frozen, hparams)[0]
+    return first, step, None
+
+
+def make_advance(step: Step):
+    """`(state, data, places, count) -> state`: so many updates of all lanes."""
+    together = jax.vmap(step)
+
+    def advance(state: TrainState, data: Any, places: Place, count: Array) -> TrainState:
+        return lax.fori_loop(0, count, lambda _, state: together(state, data, places), state)
+
+    return advance
+
+
+def own_target(bench: Bench, config: RLHFConfig, place: Place, beta: float) -> Array:
+    """Where an algorithm is known to lead if not to the tilt, [P, S]; NaN if it is not known."""
+    algo = config.algo
+    if isinstance(algo, PreferenceConfig) and algo.loss == "ipo":
+        return ipo_optimum(place.ref, place.source, place.rewards, algo.beta)
+    if isinstance(algo, PolicyGradientConfig) and bench.tree.length == 1:
+        if algo.advantage == "grpo" and algo.kl_placement == "loss":
+            settings = {"group_size": algo.group_size, "estimator": algo.kl_estimator}
+            return grpo_fixed_point(place.ref, place.rewards, beta, **settings)
+        if (algo.kl_placement, algo.kl_estimator) == ("loss", "k3"):
+            return k3_fixed_point(place.ref, place.rewards, beta)
+    return jnp.full_like(place.ref, jnp.nan)
+
+
+def look_at(bench: Bench, state: TrainState, place: Place, target: Array, beta: float) -> Metrics:
+    """Everything exact about one lane's policy."""
+    log_probs = log_probs_of(bench, state.params["policy"], place.prompts)
+    listed = (log_probs, place.ref, place.rewards)
+    own = divergence(log_probs, target) / divergence(place.ref, target)
+    skipped = state.skipped.astype(jnp.float32)
+    return measure(*listed) | gaps(*listed, beta) | {"own": own, "skipped": skipped}
+
+
+def row_of(
+    bench: Bench,
+    config: RLHFConfig,
+    plan: Plan,
+    curves: Any,
+    probed: dict[str, Any],
+    lane: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """One run as the card has it."""
+    at = {k: [finite(x) for x in v[lane]] for k, v in curves.items()}
+    instance, seed = divmod(lane, len(plan.seeds))
+    known = bench.tasks[instance].exact
+    assert known is not None
+    names = (config.task.name, config.algo.name)
+    row = card_row(*names, known.number, int(plan.seeds[seed]), plan, at)
+    own = None if at["own"][-1] is None else at["own"]
+    row |= {"seconds": seconds, "own_gap_share": own, "skipped": at["skipped"][-1]}
+    return row | {k: finite(v[lane]) for k, v in probed.items()}
