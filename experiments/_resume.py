@@ -10,11 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments._overrides import key_of, last, overrides_of, split, value_of
-from experiments._schemas import algo_of
+from experiments._schemas import SCHEMAS, algo_of
 from rlhf_jax.config import ConfigError
 from rlhf_jax.io.run_dir import RunDir
 
-TASKS = ("imdb", "jsonl", "reviews")
+TASKS = tuple(sorted(kind.name for (group, _), kind in SCHEMAS.items() if group == "task"))
 MULTIRUN = {"-m", "--multirun"}
 
 

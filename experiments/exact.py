@@ -30,6 +30,8 @@ from rlhf_jax.config import (
     RLHFConfig,
 )
 
+LISTED = sorted(k.name for k in SCHEMAS.values() if issubclass(k, EnumerableConfig))
+
 
 def main(config: CardConfig, output_dir: Path) -> None:
     """Runs the card in `output_dir`, or goes on with that of `resume`."""
@@ -37,6 +39,11 @@ def main(config: CardConfig, output_dir: Path) -> None:
     jobs = list(jobs_of(config))
     from rlhf_jax.lab.run import run_card
 
+    if config.resume is None and (output_dir / "card.json").exists():
+        accepted = f"already holds a card; go on with it by resume={output_dir}, or choose another"
+        raise ConfigError("hydra.run.dir", str(output_dir), accepted)
+    if config.resume is not None and not (Path(config.resume) / "cells.jsonl").exists():
+        raise ConfigError("resume", config.resume, "holds no cells of a card")
     path = output_dir if config.resume is None else Path(config.resume)
     if not run_card(config, jobs, path):
         sys.exit(1)
@@ -46,18 +53,42 @@ def check_card(config: CardConfig) -> None:
     """Raises ConfigError for the first setting that cannot work."""
     for key, f, value in leaves(config):
         check_leaf(key, f, value)
-    listed = [kind.name for kind in SCHEMAS.values() if issubclass(kind, EnumerableConfig)]
     for task in config.tasks:
-        if task not in listed:
-            raise ConfigError("tasks", task, f"must be of {', '.join(sorted(listed))}")
-    for algo in config.algos:
+        if task not in LISTED:
+            raise ConfigError("tasks", task, f"must be of {', '.join(LISTED)}")
+    for algo in (algo.partition("@")[0] for algo in config.algos):
         if algo.partition(".")[0] not in names_of("algo"):
             raise ConfigError("algos", algo, f"must be of {', '.join(names_of('algo'))}")
         if "." in algo and algo not in config.own:
             raise ConfigError("algos", algo, f"own.{algo} must say what it changes")
-    if config.largest_budget < config.smallest_budget:
-        accepted = f"at least smallest_budget={config.smallest_budget}"
-        raise ConfigError("largest_budget", config.largest_budget, accepted)
+    check_names(config)
+    for algo in (algo for algo in config.algos if "@" in algo):
+        if algo.partition("@")[2] not in LISTED:
+            raise ConfigError("algos", algo, f"@ must be of {', '.join(LISTED)}")
+    sizes = {"largest_budget": config.largest_budget}
+    sizes |= {f"largest.{task}": size for task, size in config.largest.items()}
+    for key, size in sizes.items():
+        if size < config.smallest_budget:
+            raise ConfigError(key, size, f"at least smallest_budget={config.smallest_budget}")
+
+
+def check_names(config: CardConfig) -> None:
+    """Raises ConfigError for a cell asked for twice, and for a gate on what there is not."""
+    cells = config.cells()
+    twice = [f"{algo} on {task}" for task, algo in cells if cells.count((task, algo)) > 1]
+    if twice:
+        raise ConfigError("algos", twice[0], "asked for twice")
+    known = {algo.replace(".", "_") for algo in (*names_of("algo"), *config.own)}
+    gates = config.gates
+    for key, names in {"reach": gates.reach, "own": gates.own, "controls": gates.controls}.items():
+        for name in names:
+            algo, _, task = name.partition("/")
+            if algo not in known or (task or gates.task) not in LISTED:
+                wanted = "ALGO" if key == "reach" else "ALGO/TASK"
+                raise ConfigError(f"gates.{key}", name, f"must be {wanted} of the card")
+    for algo in config.own:
+        if algo.partition(".")[0] not in names_of("algo"):
+            raise ConfigError("own", algo, f"must be of {', '.join(names_of('algo'))}")
 
 
 def jobs_of(config: CardConfig):
@@ -68,7 +99,7 @@ def jobs_of(config: CardConfig):
     for task in config.tasks:
         plain = settings(config, task, "ppo")
         yield Job(task=task, algo=CALIBRATION, config=plain)
-        for algo in config.algos:
+        for _, algo in (cell for cell in config.cells() if cell[0] == task):
             yield Job(task=task, algo=algo, config=settings(config, task, algo))
 
 
@@ -83,10 +114,11 @@ def settings(config: CardConfig, task: str, algo: str) -> RLHFConfig:
     if not isinstance(kind, PolicyGradientConfig | PreferenceConfig | OnlineDPOConfig):
         raise ConfigError("algos", algo, "trains nothing step by step; the card cannot run it")
     found = composed([f"task={task}", f"algo={base}", *overrides(config, task, algo, kind)])
-    samples = found.algo.batch_size * (2 if isinstance(kind, PreferenceConfig) else 1)
-    if isinstance(found.algo, PolicyGradientConfig):
-        samples = found.algo.samples
-    updates = max(2**config.largest_budget // samples, 1)
+    samples, first, *_ = found.algo.completions, config.budgets(task)[0]
+    if samples > first:
+        accepted = f"draws {samples} completions an update, more than the first budget of {first}"
+        raise ConfigError("algos", algo, accepted)
+    updates = config.budgets(task)[-1] // samples
     named = dataclasses.replace(found.algo, updates=updates, name=algo.replace(".", "_"))
     found = dataclasses.replace(found, algo=named)
     check_config(found)

@@ -1,6 +1,7 @@
 """Settings that cannot work are refused, and the message names key, value and what is accepted."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -142,6 +143,8 @@ class FakeTask(NamedTuple):
     train_prompts: Sequences
     gold: object = None
     name: str = "mine"
+    exact: object = None
+    codec: object = SimpleNamespace(ends=True)
 
 
 def task_of(text=8, pairs=8, prompts=8, margin=0.0):

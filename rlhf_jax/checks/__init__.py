@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rlhf_jax.checks.algo import check_algo
+from rlhf_jax.checks.listed import of_task
 from rlhf_jax.config import (
     ConfigError,
     JsonlConfig,
@@ -129,12 +130,8 @@ def check_task(config: RLHFConfig, task: Task) -> None:
     if config.reward_model.margin > 0 and not task.train_pairs.margin.any():
         accepted = f"the pairs of {task.name} have no margins; use 0"
         raise ConfigError("reward_model.margin", config.reward_model.margin, accepted)
-    if task.exact is not None and config.sampling.max_length != task.exact.tree.length:
-        accepted = f"must be task.length={task.exact.tree.length}"
-        raise ConfigError("sampling.max_length", config.sampling.max_length, accepted)
-    if task.exact is not None and config.sampling.min_length != 1:
-        accepted = "must be 1: the task lists texts of every length from 1 on"
-        raise ConfigError("sampling.min_length", config.sampling.min_length, accepted)
+    for key, value, accepted in of_task(config, task):
+        raise ConfigError(key, value, accepted)
     longest = max(
         part.tokens.shape[1]
         for part in (task.train_text, task.heldout_text, task.train_pairs.chosen)

@@ -57,6 +57,11 @@ FAMILY = [
         "algo.surrogate={algo.surrogate} does not clip",
     ),
     Idle(
+        ("clip_eps",),
+        lambda algo: algo.surrogate == "cispo" and algo.clip_eps_high is not None,
+        "algo.surrogate=cispo caps at algo.clip_eps_high",
+    ),
+    Idle(
         ("dual_clip",),
         lambda algo: algo.surrogate != "dual_clip",
         "it is for algo.surrogate=dual_clip, not {algo.surrogate}",

@@ -30,6 +30,11 @@ class AlgoConfig:
     updates: int = number(100, POSITIVE)
     batch_size: int = number(64, POSITIVE)  # completions (of fixed data: pairs) an update
 
+    @property
+    def completions(self) -> int:
+        """Completions an update draws, or reads."""
+        return self.batch_size
+
 
 A = TypeVar("A", bound=AlgoConfig)
 
@@ -137,7 +142,7 @@ class PolicyGradientConfig(AlgoConfig):
         return self.advantage in CRITIC
 
     @property
-    def samples(self) -> int:
+    def completions(self) -> int:
         """Completions sampled an update."""
         greedy = 2 if self.advantage == "remax" else 1
         return self.batch_size * self.dynamic_sampling * greedy
@@ -155,6 +160,11 @@ class PreferenceConfig(AlgoConfig):
     desirable_weight: float = dynamic(1.0, NOT_NEGATIVE)  # kto
     undesirable_weight: float = dynamic(1.0, NOT_NEGATIVE)  # kto
     log_every: int = number(1, POSITIVE)
+
+    @property
+    def completions(self) -> int:
+        """Two a pair."""
+        return 2 * self.batch_size
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,12 @@ class CardConfig:
     seeds: int = number(4, POSITIVE)
     first_seed: int = number(0, SEED)
     smallest_budget: int = number(10, NOT_NEGATIVE)  # completions, as a power of 2
-    largest_budget: int = number(16, NOT_NEGATIVE)
+    largest_budget: int = number(15, NOT_NEGATIVE)
+    largest: dict[str, int] = field(default_factory=dict)  # of single tasks, in its place
     beta: float = number(0.5, POSITIVE)  # price of a nat in every objective
-    # Overrides of experiments.rlhf: for all, by kind of algorithm, and for one algorithm. A name
-    # with a dot (`rloo.k1_in_loss`) is a variant of the algorithm before it.
+    # Overrides of experiments.rlhf: for all, by kind of algorithm, for one algorithm and for one
+    # task. A name with a dot (`rloo.k1_in_loss`) is a variant of the algorithm before it, and
+    # one with an at (`dpo@bandit`) is run on that task alone.
     common: list[str] = field(default_factory=list)
     sampled: list[str] = field(default_factory=list)
     pairs: list[str] = field(default_factory=list)
@@ -48,3 +50,13 @@ class CardConfig:
     workers: Optional[int] = number(None, POSITIVE)  # processes; default: one a core
     resume: Optional[str] = None
     progress: bool = True
+
+    def budgets(self, task: str) -> list[int]:
+        """Completions after which a task's policies are looked at."""
+        last = self.largest.get(task, self.largest_budget)
+        return [2**i for i in range(self.smallest_budget, last + 1)]
+
+    def cells(self) -> list[tuple[str, str]]:
+        """(task, algorithm) of every cell."""
+        split = [algo.partition("@") for algo in self.algos]
+        return [(t, algo) for t in self.tasks for algo, _, only in split if only in ("", t)]

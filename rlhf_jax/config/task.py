@@ -81,10 +81,10 @@ class EnumerableConfig(TaskConfig):
     num_texts: int = number(16384, POSITIVE)
     letters: int = number(4, Range("must be from 2 to 26", lambda x: 2 <= x <= 26))
     length: int = number(6, POSITIVE)  # most tokens of a completion
-    ends: bool = False  # completions may be shorter and end with EOS
-    stop: float = number(0.25, INSIDE_ONE)  # chance of an end after each letter, with `ends`
+    ends: ClassVar[bool] = False  # whether completions may be shorter and end with EOS
     concentration: float = number(1.0, POSITIVE)  # of the source's rows; small is near certain
-    reward_sd: float = number(1.0, POSITIVE)  # standard deviation of the reward under the source
+    # Scale of the reward; of bandit and token_tree its standard deviation under the source.
+    reward_sd: float = number(1.0, POSITIVE)
     labels: str = choice("sampled", "exact")  # of the pairs: an annotator's, or their chances
     annotator_temperature: float = number(1.0, POSITIVE)
     flip_rate: float = number(0.0, BELOW_HALF)
@@ -111,8 +111,9 @@ class VariableLengthConfig(EnumerableConfig):
 
     name: str = "variable_length"
     letters: int = number(3, Range("must be from 2 to 26", lambda x: 2 <= x <= 26))
-    length: int = number(8, POSITIVE)
-    ends: bool = True
+    length: int = number(8, Range("must be at least 2", lambda x: x >= 2))
+    stop: float = number(0.25, INSIDE_ONE)  # chance of an end after each letter
+    ends = True
 
 
 @dataclass(frozen=True)

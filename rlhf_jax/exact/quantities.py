@@ -84,7 +84,7 @@ def effective_beta(log_probs: Array, ref: Array, rewards: Array) -> tuple[Array,
         log_probs, ref, rewards: [P, S].
 
     Returns:
-        `beta_eff` in the unit of the reward a nat (infinite at the reference itself), and R^2 in
+        `beta_eff` in the unit of the reward a nat (NaN at the reference itself), and R^2 in
         [0, 1].
 
     >>> ref = jnp.log(jnp.array([[0.5, 0.3, 0.2]]))

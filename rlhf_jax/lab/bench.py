@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlhf_jax.checks import check_task
 from rlhf_jax.config import EnumerableConfig, ModelConfig, RLHFConfig, split_dynamic
 from rlhf_jax.exact.policy import policy_log_probs
 from rlhf_jax.models.functional import Model
@@ -52,6 +53,7 @@ def make_bench(config: RLHFConfig, instances: List[int]) -> Bench:
     assert isinstance(config.task, EnumerableConfig)
     chosen = [dataclasses.replace(config.task, instance=i) for i in instances]
     tasks = tuple(make_task(task) for task in chosen)
+    check_task(config, tasks[0])
     codec, exact = tasks[0].codec, listed(tasks[0])
     model_config = as_built(config.model, codec.vocab_size)
     config = dataclasses.replace(config, model=model_config)
@@ -94,7 +96,7 @@ def train_references(config: RLHFConfig, model: Model, tasks: List[Task]) -> Par
     static, hparams = split_dynamic(config.sft)
     texts = stacked([task.train_text for task in tasks])
     keys = jnp.stack(
-        [jax.random.fold_in(jax.random.key(config.seed), i) for i in range(len(tasks))]
+        [jax.random.fold_in(jax.random.key(config.seed), listed(t).number) for t in tasks]
     )
     step = repeat(sft.make_train_step(model, static))
     count = jnp.asarray(config.sft.steps, jnp.int32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +31,8 @@ from rlhf_jax.train.state import TrainState
 from rlhf_jax.types import Array, Metrics
 
 Step = Callable[[TrainState, Any, Place], TrainState]  # of one lane
+UNBIASED = ("rloo", "no_baseline", "moving_mean")  # estimators of the reward's own gradient
+MOST_GROUPS = 10_000  # that are summed over for a fixed point
 PROBED = 2  # the budget after which estimates are looked at
 
 
@@ -42,17 +44,17 @@ def run_cell(bench: Bench, config: RLHFConfig, plan: Plan) -> list[dict[str, Any
         config: settings with the algorithm; as many updates as the largest budget allows.
     """
     start = time.monotonic()
-    config = dataclasses.replace(config, model=bench.config.model)
     places = lanes(bench.places, len(plan.seeds))
     keys = seed_keys(plan.seeds, len(bench.tasks))
     init, step, data = make_step(bench, config, plan)
     state = jax.jit(jax.vmap(init))(places, keys)
     advance = jax.jit(make_advance(step), donate_argnums=0)
     target = jax.jit(jax.vmap(lambda place: own_target(bench, config, place, plan.beta)))(places)
-    look = jax.jit(jax.vmap(lambda s, place, own: look_at(bench, s, place, own, plan.beta)))
+    one = lambda lane: look_at(bench, lane[0], lane[1], lane[2], plan.beta)
+    look = jax.jit(lambda *lanes: lax.map(one, lanes))
     probe, curves, probed, done = make_probe(bench, config, plan.beta), [], {}, 0
     for i, budget in enumerate(plan.budgets):
-        updates = budget // samples_of(config)
+        updates = budget // config.algo.completions
         state = advance(state, data, places, jnp.asarray(updates - done, jnp.int32))
         curves.append(jax.device_get(look(state, places, target)))
         if probe is not None and i == min(PROBED, len(plan.budgets) - 1):
@@ -60,15 +62,9 @@ def run_cell(bench: Bench, config: RLHFConfig, plan: Plan) -> list[dict[str, Any
         done = updates
     curves = jax.tree.map(lambda *x: np.stack(x, axis=1), *curves)  # [lanes, budgets]
     seconds = (time.monotonic() - start) / len(keys)
-    return [row_of(bench, config, plan, curves, probed, i, seconds) for i in range(len(keys))]
-
-
-def samples_of(config: RLHFConfig) -> int:
-    """Completions an update draws, or reads."""
-    algo = config.algo
-    if isinstance(algo, PolicyGradientConfig):
-        return algo.samples
-    return 2 * algo.batch_size if isinstance(algo, PreferenceConfig) else algo.batch_size
+    aims = np.asarray(jnp.all(jnp.isfinite(target), axis=(1, 2)))
+    row = functools.partial(row_of, bench, config, plan, curves, probed)
+    return [row(i, bool(aims[i]), seconds) for i in range(len(keys))]
 
 
 def make_step(bench: Bench, config: RLHFConfig, plan: Plan):
@@ -104,11 +100,14 @@ def own_target(bench: Bench, config: RLHFConfig, place: Place, beta: float) -> A
     algo = config.algo
     if isinstance(algo, PreferenceConfig) and algo.loss == "ipo":
         return ipo_optimum(place.ref, place.source, place.rewards, algo.beta)
-    if isinstance(algo, PolicyGradientConfig) and bench.tree.length == 1:
-        if algo.advantage == "grpo" and algo.kl_placement == "loss":
+    if not isinstance(algo, PolicyGradientConfig) or algo.kl_importance:
+        return jnp.full_like(place.ref, jnp.nan)
+    if bench.tree.length == 1 and algo.kl_placement == "loss":
+        groups = bench.tree.size ** (algo.group_size - 1)
+        if algo.advantage == "grpo" and algo.kl_estimator in ("k2", "k3") and groups <= MOST_GROUPS:
             settings = {"group_size": algo.group_size, "estimator": algo.kl_estimator}
             return grpo_fixed_point(place.ref, place.rewards, beta, **settings)
-        if (algo.kl_placement, algo.kl_estimator) == ("loss", "k3"):
+        if algo.advantage in UNBIASED and algo.kl_estimator == "k3":
             return k3_fixed_point(place.ref, place.rewards, beta)
     return jnp.full_like(place.ref, jnp.nan)
 
@@ -129,6 +128,7 @@ def row_of(
     curves: Any,
     probed: dict[str, Any],
     lane: int,
+    aimed: bool,
     seconds: float,
 ) -> dict[str, Any]:
     """One run as the card has it."""
@@ -138,6 +138,8 @@ def row_of(
     assert known is not None
     names = (config.task.name, config.algo.name)
     row = card_row(*names, known.number, int(plan.seeds[seed]), plan, at)
-    own = None if at["own"][-1] is None else at["own"]
+    own = at["own"] if aimed else None
     row |= {"seconds": seconds, "own_gap_share": own, "skipped": at["skipped"][-1]}
+    if at["skipped"][-1]:  # a step that was not finite: what it ends with is no result
+        row["gap_share"] = [*row["gap_share"][:-1], None]
     return row | {k: finite(v[lane]) for k, v in probed.items()}

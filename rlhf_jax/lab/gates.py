@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,17 @@ from rlhf_jax.report.stats import Estimate, estimate
 Row = dict[str, Any]
 
 
-def judge(config: CardConfig, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Every gate whose cells were run, with what was wanted and found."""
-    gates = [*reach(config, rows), *own(config, rows), *controls(config, rows)]
-    return [*gates, envelope(rows)]
+def judge(
+    config: CardConfig, rows: Sequence[Row], errors: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Every gate whose cells were asked for, with what was wanted and found.
+
+    Cells in `errors` are missed: a card must not pass because what it was to judge failed.
+    """
+    gates = [*reach(config, rows), *own(config, rows), *controls(config, rows), envelope(rows)]
+    wanted = {"name": "every cell was run", "wanted": "no errors"}
+    found = ", ".join(sorted(errors)) or "none failed"
+    return [*gates, wanted | {"found": found, "passed": not errors}]
 
 
 def reach(config: CardConfig, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,9 @@ import functools
 import json
 import multiprocessing
 import os
+import shlex
+import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -20,7 +23,7 @@ from rlhf_jax.io.card_table import print_card
 from rlhf_jax.io.comparison import print_run_dir
 from rlhf_jax.io.console import note, stage_progress, warn
 from rlhf_jax.io.jsonl import read_rows
-from rlhf_jax.io.run_dir import run_facts, write_json
+from rlhf_jax.io.run_dir import config_hash, run_facts, write_json
 from rlhf_jax.lab.gates import judge
 from rlhf_jax.report.card import load_card, table, write_page
 
@@ -37,18 +40,28 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Under which its rows are kept."""
+        """As people call it."""
         return f"{self.task}/{self.algo}"
+
+    def key(self, config: CardConfig) -> str:
+        """Under which its rows are kept: everything they depend on, but for the code."""
+        seeds = [config.first_seed, config.seeds, config.first_instance, config.instances]
+        settings = {"seeds": seeds, "beta": config.beta, "budgets": config.budgets(self.task)}
+        return config_hash(settings | {"name": self.name, "cell": dataclasses.asdict(self.config)})
 
 
 def run_card(config: CardConfig, jobs: Sequence[Job], path: Path) -> bool:
-    """Runs what is missing of the jobs, writes the card, and says whether all gates passed."""
+    """Runs what is missing of the jobs, writes the card, and says whether all is well.
+
+    That is: every cell was run, and every gate passed.
+    """
     start = time.monotonic()
     path.mkdir(parents=True, exist_ok=True)
-    known = earlier(path)
+    found_before = earlier(path)
+    known = {j.name: found_before[j.key(config)] for j in jobs if j.key(config) in found_before}
     missing = [job for job in jobs if job.name not in known]
-    if known:
-        note(f"{len(known)} of {len(jobs)} cells were run before")
+    if found_before:
+        note(f"{len(known)} of {len(jobs)} cells were run before with these settings")
     errors: dict[str, str] = {}
     with stage_progress("cells", len(jobs), enabled=config.progress) as bar:
         for done, (job, found, error) in enumerate(results(config, missing), start=len(known) + 1):
@@ -58,12 +71,12 @@ def run_card(config: CardConfig, jobs: Sequence[Job], path: Path) -> bool:
                 warn(f"{job.name} failed: {error}")
                 continue
             known[job.name] = found
-            append(path, {"name": job.name, **found})
+            append(path, {"key": job.key(config), "name": job.name, **found})
     if not known:
         raise UserError(f"no cell of the card could be run: {next(iter(errors.values()), '')}")
     seconds = time.monotonic() - start
     write_json(path / "card.json", card_of(config, jobs, known, errors, seconds))
-    return show(path)
+    return show(path) and not errors
 
 
 def show(path: Path) -> bool:
@@ -85,12 +98,30 @@ def results(
     # A process a core and one thread in each: lanes share no pool that could starve.
     settings = (RunConfig(threads=1),)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, runtime.setup, settings) as pool:
+    pool = ProcessPoolExecutor(workers, context, start_worker, settings)
+    try:
         waiting: dict[Future, Job] = {pool.submit(run_job, config, job): job for job in jobs}
         for future in as_completed(waiting):
             error = future.exception()
-            text = None if error is None else f"{type(error).__name__}: {error}"
+            text = None if error is None else first_line(error)
             yield waiting[future], {} if text else future.result(), text
+    except BaseException:  # Ctrl-C: what is finished is on disk, the rest would be lost
+        for worker in list((pool._processes or {}).values()):
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def start_worker(run: RunConfig) -> None:
+    """Sets a worker up; Ctrl-C is for the process that has it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    runtime.setup(run)
+
+
+def first_line(error: BaseException) -> str:
+    """An error of a worker in one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def run_job(config: CardConfig, job: Job) -> dict[str, Any]:
@@ -100,24 +131,30 @@ def run_job(config: CardConfig, job: Job) -> dict[str, Any]:
     from rlhf_jax.lab.rows import Plan
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    powers = range(config.smallest_budget, config.largest_budget + 1)
-    plan = Plan(seeds=list(seeds), budgets=[2**i for i in powers], beta=config.beta)
-    place = bench(job.config.task.name, config.first_instance, config.instances, job.config)
+    plan = Plan(seeds=list(seeds), budgets=config.budgets(job.task), beta=config.beta)
+    last = config.first_instance + config.instances
+    place = bench(job.config, range(config.first_instance, last))
     if job.algo == CALIBRATION:
         return {"rows": calibration_rows(place, plan), "envelopes": envelopes(place)}
     return {"rows": run_cell(place, job.config, plan), "envelopes": {}}
 
 
-BENCHES: dict[tuple[str, int, int], Any] = {}  # of this worker
+BENCHES: dict[str, Any] = {}  # of this worker
 
 
-def bench(task: str, first: int, count: int, config: RLHFConfig) -> Any:
-    """The instances of a task, made once a worker."""
+def bench(config: RLHFConfig, instances: range) -> Any:
+    """The instances of a task with their references, made once a worker."""
     from rlhf_jax.lab.bench import make_bench
 
-    key = (task, first, count)
+    shared = {} if config.model.value_head == "separate_matched" else {"value_head": "separate"}
+    model = dataclasses.replace(config.model, **shared)  # the value function is a cell's
+    task = dataclasses.replace(config.task, labels="sampled", num_pairs=1)  # pairs are a cell's
+    plain = dataclasses.replace(config, model=model, task=task)
+    parts = {name: getattr(plain, name) for name in ("task", "sft", "sampling", "model")}
+    parts = {name: dataclasses.asdict(part) for name, part in parts.items()}
+    key = config_hash(parts | {"seed": config.seed, "instances": list(instances)})
     if key not in BENCHES:
-        BENCHES[key] = make_bench(config, range(first, first + count))
+        BENCHES[key] = make_bench(plain, instances)
     return BENCHES[key]
 
 
@@ -132,23 +169,28 @@ def card_of(
     order = [known[job.name] for job in jobs if job.name in known]
     rows = [row for found in order for row in found["rows"]]
     envelopes = functools.reduce(lambda a, b: a | b, (f["envelopes"] for f in order), {})
-    powers = range(config.smallest_budget, config.largest_budget + 1)
     facts = run_facts()
     facts |= {"device": f"{facts['cores']} cores ({facts['device_kind']})", "seconds": seconds}
     return {
-        "facts": facts | {"command": "python -m experiments.exact"},
+        "facts": facts | {"command": command()},
         "settings": dataclasses.asdict(config),
-        "budgets": [2**i for i in powers],
+        "budgets": {task: config.budgets(task) for task in config.tasks},
         "rows": rows,
         "envelopes": envelopes,
-        "gates": judge(config, rows),
+        "gates": judge(config, rows, errors),
         "errors": errors,
     }
 
 
+def command() -> str:
+    """What was typed."""
+    return shlex.join(["python", "-m", "experiments.exact", *sys.argv[1:]])
+
+
 def earlier(path: Path) -> dict[str, dict[str, Any]]:
-    """Cells that were run before, by name."""
-    return {row.pop("name"): row for row in read_rows(path / "cells.jsonl")}
+    """Cells that were run before, by key."""
+    rows = read_rows(path / "cells.jsonl")
+    return {row["key"]: row for row in rows if {"key", "rows", "envelopes"} <= row.keys()}
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

@@ -55,3 +55,21 @@ def centering_loss(chosen_scores: Array, rejected_scores: Array) -> Array:
     """
     assert_floats_alike(chosen_scores, rejected_scores)
     return jnp.square(chosen_scores + rejected_scores)
+
+
+def expected_loss(losses: Array, swapped: Array, confidence: Array) -> Array:
+    """Mean over the label, where the first text is better with a chance p: `p l + (1 - p) l'`.
+
+    Args:
+        losses: float [B], or [2B] where both texts of a pair have a loss of their own (KTO).
+        swapped: same shape, with chosen and rejected exchanged.
+        confidence: [B], p in [0, 1].
+
+    Returns:
+        Shape of `losses`.
+
+    >>> expected_loss(jnp.array([1.0]), jnp.array([3.0]), jnp.array([0.75])).tolist()
+    [1.5]
+    """
+    chance = jnp.tile(confidence, losses.shape[0] // confidence.shape[0])
+    return chance * losses + (1.0 - chance) * swapped

@@ -49,7 +49,7 @@ def load_card(directory: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       FileNotFoundError: there is no `card.json`.
       ValueError: a part is missing, it has no runs, a run is of another kind than `KINDS`, or its
-        curves are not as long as `budgets`.
+        curves are not as long as the `budgets` of its task.
     """
     card = json.loads((Path(directory) / "card.json").read_text(encoding="utf-8"))
     missing = [name for name in PARTS if name not in card]
@@ -58,7 +58,7 @@ def load_card(directory: str | os.PathLike[str]) -> dict[str, Any]:
     if not card["rows"]:
         raise ValueError("card.json has no runs: `rows` is empty")
     for run in card["rows"]:
-        _check(run, len(card["budgets"]))
+        _check(run, len(card["budgets"].get(run["task"], ())))
     return card
 
 

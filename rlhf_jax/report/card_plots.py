@@ -45,7 +45,7 @@ def gap_curves(card: Card, task: str) -> list[Curve]:
     curves = []
     for (name, kind, algo), runs in grouped(card).items():
         if name == task:
-            points = [gap_at(runs, place) for place in range(len(card["budgets"]))]
+            points = [gap_at(runs, place) for place in range(len(card["budgets"][task]))]
             curves.append(Curve(algo, kind, points))
     return sorted(curves, key=lambda c: (c.kind != "trained", c.estimates[-1].value))
 
@@ -58,11 +58,11 @@ def draw_gap(card: Card, task: str, curves: Sequence[Curve]) -> Figure:
     def draw(axes: Axes, own: Sequence[Curve]) -> None:
         for curve in trained:
             if curve not in own:
-                axes.plot(card["budgets"], _values(curve), color=PALE, linewidth=1, zorder=1)
+                axes.plot(card["budgets"][task], _values(curve), color=PALE, linewidth=1, zorder=1)
         for curve, (color, marker) in zip(own, LOOKS):
-            _band(axes, card["budgets"], curve, color, marker, high)
+            _band(axes, card["budgets"][task], curve, color, marker, high)
         axes.set(yscale="log", ylim=(low, high))
-        _budget_axis(axes, card["budgets"])
+        _budget_axis(axes, card["budgets"][task])
         _name_levels(axes, levels, low)
         if own:
             axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))

@@ -23,5 +23,5 @@ def make_task(config: TaskConfig) -> Task:
     elif isinstance(config, EnumerableConfig):
         from rlhf_jax.tasks.enumerable import make_enumerable as make
     else:
-        raise ConfigError("task.name", config.name, "must be one of reviews, imdb, jsonl")
+        raise ConfigError("task.name", config.name, "is not a task there is")
     return make(config)  # pyright: ignore[reportArgumentType]

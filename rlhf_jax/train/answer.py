@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from rlhf_jax.config import (
+    AutomatonConfig,
     ConfigError,
     EnumerableConfig,
     RLHFConfig,
@@ -80,7 +81,7 @@ def codec_and_gold(task: TaskConfig, path: Path) -> tuple[TextCodec, ScoreFn | N
         from rlhf_jax.tasks.reviews.vocabulary import make_codec
 
         return make_codec(film_grammar().words), make_gold(film_machines())
-    if isinstance(task, EnumerableConfig):
+    if isinstance(task, EnumerableConfig | AutomatonConfig):
         from rlhf_jax.tasks import make_task
 
         listed = make_task(task)

@@ -100,7 +100,7 @@ def make_policy_gradient(
         metrics["objective/rlhf_reward"] = jnp.mean(raw) + metrics["objective/non_score_reward"]
         ended = finished(sampled, special)
         metrics["val/num_eos_tokens"] = jnp.sum(ended, dtype=jnp.int32)
-        metrics["episode"] = after.update * algo.samples
+        metrics["episode"] = after.update * algo.completions
         return after, metrics
 
     return Algorithm.of(collect, score, learn)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from rlhf_jax.config import PreferenceConfig
 from rlhf_jax.losses.dpo import dpo_loss, hinge_loss, ipo_loss, robust_dpo_loss
 from rlhf_jax.losses.preference import kto_loss, orpo_loss, simpo_loss
+from rlhf_jax.losses.reward_model import expected_loss
 from rlhf_jax.models.functional import Model
 from rlhf_jax.train.preference_data import REFERENCE_FREE, PreferenceData, pair_log_probs
 from rlhf_jax.types import Array, Metrics, Params
@@ -76,12 +77,6 @@ def reference_free_losses(
         )
     terms, good, bad = orpo_loss(chosen, rejected, beta=algo.beta)
     return terms - chosen, good, bad
-
-
-def expected_loss(losses: Array, swapped: Array, confidence: Array) -> Array:
-    """Losses [B] or [2B] where the first of a pair is the better one with a chance [B]."""
-    chance = jnp.tile(confidence, losses.shape[0] // confidence.shape[0])
-    return chance * losses + (1.0 - chance) * swapped
 
 
 def kto_losses(

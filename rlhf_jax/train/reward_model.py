@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.config import RewardModelConfig, merge_dynamic
-from rlhf_jax.losses.reward_model import bradley_terry_loss, centering_loss
+from rlhf_jax.losses.reward_model import bradley_terry_loss, centering_loss, expected_loss
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.value_heads import init_head, score_texts
 from rlhf_jax.optim import make_optimizer
@@ -52,7 +52,7 @@ def make_train_step(model: Model, static: RewardModelConfig):
             losses = bradley_terry_loss(chosen, rejected, margin=margin)
             if batch.confidence is not None:
                 swapped = bradley_terry_loss(rejected, chosen, margin=margin)
-                losses = batch.confidence * losses + (1.0 - batch.confidence) * swapped
+                losses = expected_loss(losses, swapped, batch.confidence)
             losses = losses + config.centering_coef * centering_loss(chosen, rejected)
             return jnp.mean(losses), jnp.mean(chosen > rejected, dtype=jnp.float32)
 

@@ -33,7 +33,7 @@ def test_a_card_leaves_all_it_promises_and_goes_on(tmp_path):
     card = json.loads((folder / "card.json").read_text())
     algos = {row["algo"] for row in card["rows"]}
     assert {"rloo", "optimal", "reference", "best_of_4", "exact_gradient"} <= algos
-    assert card["budgets"] == [1024, 2048] and card["errors"] == {}
+    assert card["budgets"] == {"bandit": [1024, 2048]} and card["errors"] == {}
     assert card["envelopes"].keys() == {"bandit/0"}
     assert "<img" in (folder / "index.html").read_text()
     assert "RLOO" in done.stdout and "Gibbs envelope" in done.stdout.replace("\n", " ")
@@ -60,6 +60,10 @@ def composing():
         ("algos=[rloo.mine]", "algos='rloo.mine': own.rloo.mine must say what it changes"),
         ("largest_budget=9", "largest_budget=9: at least smallest_budget=10"),
         ("seeds=0", "seeds=0: must be"),
+        ("algos=[rloo,rloo@bandit]", "algos='rloo on bandit': asked for twice"),
+        ("algos=[rloo@moon]", "algos='rloo@moon': @ must be of bandit"),
+        ("gates.own=[grpoo/bandit]", "gates.own='grpoo/bandit': must be ALGO/TASK of the card"),
+        ("+largest.bandit=3", "largest.bandit=3: at least smallest_budget=10"),
     ],
 )
 def test_a_mistake_is_told_by_its_key(composing, typed, wanted):
@@ -75,12 +79,12 @@ def test_what_trains_nothing_step_by_step_is_refused(composing):
 
 def test_every_cell_has_the_same_objective_but_those_with_their_own(composing):
     config = composing()
-    for algo in config.algos:
-        for task in config.tasks:
-            found = settings(config, task, algo)
-            assert found.task.name == task and found.algo.name == algo.replace(".", "_")
-            price = "kl_coef" if isinstance(found.algo, PolicyGradientConfig) else "beta"
-            assert getattr(found.algo, price) == config.beta
-            if isinstance(found.algo, PolicyGradientConfig) and algo not in config.own:
-                placed = (found.algo.kl_placement, found.algo.kl_estimator)
-                assert placed == ("reward", "k1") and found.algo.kl_controller == "fixed"
+    assert len(config.cells()) > 30
+    for task, algo in config.cells():
+        found = settings(config, task, algo)
+        assert found.task.name == task and found.algo.name == algo.replace(".", "_")
+        price = "kl_coef" if isinstance(found.algo, PolicyGradientConfig) else "beta"
+        assert getattr(found.algo, price) == config.beta
+        if isinstance(found.algo, PolicyGradientConfig) and algo not in config.own:
+            placed = (found.algo.kl_placement, found.algo.kl_estimator)
+            assert placed == ("reward", "k1") and found.algo.kl_controller == "fixed"

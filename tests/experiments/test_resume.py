@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from experiments._overrides import literal
 from experiments._resume import resumed
-from experiments._schemas import GROUPS, register_schemas
+from experiments._schemas import GROUPS, names_of, register_schemas
 from rlhf_jax.config import ConfigError, RLHFConfig
 
 ODD = [
@@ -59,7 +59,7 @@ def test_any_number_is_read_back(composed, value):
     assert composed([f"algo.kl_target={literal(value)}"]).algo.kl_target == value
 
 
-@pytest.mark.parametrize("task", ["reviews", "imdb", "jsonl"])
+@pytest.mark.parametrize("task", names_of("task"))
 def test_every_setting_is_restored_even_if_the_defaults_changed(composed, tmp_path, task):
     config = composed([f"task={task}", "model=base", "sink=wandb"])
     config.algo.kl_coef, config.sft.optim.epsilon, config.run.cache = 0.123, 1e-11, False
@@ -109,7 +109,10 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, further, message):
 
 @pytest.mark.parametrize(
     "stored, message",
-    [({"seed": 1}, "task.name=None"), ({"task": {"name": "poems"}}, "not one of imdb, jsonl")],
+    [
+        ({"seed": 1}, "task.name=None"),
+        ({"task": {"name": "poems"}}, "not one of automaton, bandit, imdb"),
+    ],
 )
 def test_a_directory_of_another_kind_is_refused(tmp_path, stored, message):
     run = store(stored, tmp_path / "run")

@@ -38,10 +38,12 @@ def verdicts(rows, config=CONFIG):
 REACHED = "rloo reaches the optimum on token_tree"
 ASKED = "rloo on token_tree optimised what it was asked to"
 ABOVE = "no policy is above the Gibbs envelope"
+RUN = "every cell was run"
 
 
 def test_a_trainer_near_the_optimum_passes():
-    assert verdicts(runs("token_tree", "rloo", 0.01)) == {REACHED: True, ASKED: True, ABOVE: True}
+    found = verdicts(runs("token_tree", "rloo", 0.01))
+    assert found == {REACHED: True, ASKED: True, ABOVE: True, RUN: True}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,12 @@ def test_the_control_must_miss():
     name = "broken misses the optimum on bandit"
     assert verdicts(runs("bandit", "broken", 0.4))[name]
     assert not verdicts(runs("bandit", "broken", 0.01))[name]
+
+
+def test_a_cell_that_failed_fails_the_card():
+    gates = judge(CONFIG, runs("token_tree", "rloo", 0.01), {"token_tree/ppo": "boom"})
+    assert [g["name"] for g in gates if not g["passed"]] == [RUN]
+    assert "token_tree/ppo" in gates[-1]["found"]
 
 
 def test_thresholds_are_those_of_the_settings():

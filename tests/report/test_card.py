@@ -123,7 +123,8 @@ def _record(seeds, instances, algos, tasks):
     facts |= {"command": "python -m benchmarks.card"}
     return {
         "facts": facts, "settings": {"learning_rate": 1e-3, "note": "<none>"},
-        "budgets": BUDGETS, "rows": rows, "envelopes": envelopes, "gates": gates,
+        "budgets": dict.fromkeys(tasks, BUDGETS), "rows": rows,
+        "envelopes": envelopes, "gates": gates,
     }  # fmt: skip
 
 

@@ -149,7 +149,7 @@ def test_remax_takes_the_greedy_completions_score_off(
     sample = lambda state: policy_gradient.sample(tiny_model, config, state, tiny_prompts, SPECIAL)
     state = dataclasses.replace(start, extra=start.extra | {"kl_coef": jnp.float32(0.0)})
     both = jax.jit(sample)(state)
-    assert both.completion_tokens.shape[0] == 16 == config.algo.samples
+    assert both.completion_tokens.shape[0] == 16 == config.algo.completions
     again = jax.jit(sample)(dataclasses.replace(state, key=jax.random.key(9)))
     prompts = np.asarray(both.prompt_tokens)
     assert (prompts[:8] == prompts[8:]).all()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.config import ConfigError, EnumerableConfig
+from rlhf_jax.config import ConfigError, EnumerableConfig, VariableLengthConfig
 from rlhf_jax.tasks.enumerable.rewards import REWARDS, SCALED
 from rlhf_jax.tasks.enumerable.source import Source, draw_source
 from rlhf_jax.tasks.tree import Tree
@@ -36,7 +36,8 @@ def make_instance(config: EnumerableConfig) -> Instance:
     seeds = np.random.SeedSequence([zlib.crc32(config.name.encode()), config.instance]).spawn(3)
     on_prompts, on_source, on_rewards = map(np.random.default_rng, seeds)
     prompts = draw_prompts(config, tree, on_prompts)
-    source = draw_source(tree, len(prompts), config.concentration, config.stop, on_source)
+    stop = config.stop if isinstance(config, VariableLengthConfig) else 0.0
+    source = draw_source(tree, len(prompts), config.concentration, stop, on_source)
     gold = REWARDS[config.name](tree, prompts, on_rewards)
     if config.name in SCALED:
         gold = standardized(gold, source.log_probs(tree, prompts))

@@ -10,6 +10,7 @@ from rlhf_jax.tasks.tree import Tree
 
 Reward = Callable[[Tree, np.ndarray, np.random.Generator], np.ndarray]
 REPEAT_COST = 0.6  # gold lost by each repetition after the first
+BONUS = 0.5  # of the standard deviation of the rest
 NO_END = -1.0  # reward of a completion that should have ended
 
 
@@ -28,7 +29,7 @@ def token_tree(tree: Tree, prompts: np.ndarray, rng: np.random.Generator) -> np.
     spread = additive.std()
     wanted = rng.integers(tree.width, size=(len(prompts), 2))  # first and last letter
     bonus = (letters[None, :, 0] == wanted[:, :1]) & (letters[None, :, -1] == wanted[:, 1:])
-    return additive + spread * bonus
+    return additive + BONUS * spread * bonus
 
 
 def variable_length(tree: Tree, prompts: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import string
 
 import jax.numpy as jnp
@@ -39,11 +40,14 @@ def make_enumerable(config: EnumerableConfig) -> Task:
     """
     instance = make_instance(config)
     tree, prompts = instance.tree, instance.prompts
-    seeds = np.random.SeedSequence(config.data_seed).spawn(4)
-    on_texts, on_heldout, on_pairs, on_heldout_pairs = map(np.random.default_rng, seeds)
+    seeds = np.random.SeedSequence(config.data_seed).spawn(5)
+    streams = map(np.random.default_rng, seeds)
+    on_texts, on_heldout, on_pairs, on_heldout_pairs, on_labels = streams
     log_probs = instance.source.log_probs(tree, prompts)
     heads = prompt_rows(prompts)
-    train_pairs, labels, _ = draw_pairs(config, instance, config.num_pairs, on_pairs)
+    train_pairs, _, _ = draw_pairs(config, instance, config.num_pairs, on_pairs)
+    sampled = dataclasses.replace(config, labels="sampled")  # what a proxy is fitted to
+    _, labels, _ = draw_pairs(sampled, instance, config.num_pairs, on_labels)
     heldout_pairs, _, bayes = draw_pairs(config, instance, HELDOUT, on_heldout_pairs)
     return Task(
         name=config.name,
@@ -114,16 +118,16 @@ def draw_pairs(
     exact = config.labels == "exact"
     first_wins = chance >= 0.5 if exact else rng.random(len(a)) < chance
     better, worse = np.where(first_wins, a, b), np.where(first_wins, b, a)
-    confidence = np.where(first_wins, chance, 1 - chance) if exact else np.ones(len(a))
+    confidence = np.where(first_wins, chance, 1 - chance).astype(np.float32) if exact else None
     rows = lambda y: as_sequences(whole(instance, prompt, y))
     pairs = PairBatch(
         chosen=rows(better),
         rejected=rows(worse),
         margin=np.zeros(len(a), np.float32),  # pyright: ignore[reportArgumentType]
         prompt_length=np.full(len(a), 1 + instance.prompts.shape[1], np.int32),  # pyright: ignore
-        confidence=confidence.astype(np.float32),  # pyright: ignore[reportArgumentType]
+        confidence=confidence,  # pyright: ignore[reportArgumentType]
     )
-    return pairs, (better, worse, prompt), bayes_accuracy(chance)
+    return pairs, (better, worse, prompt), 1.0 if exact else bayes_accuracy(chance)
 
 
 def whole(instance: Instance, prompt: np.ndarray, completion: np.ndarray) -> np.ndarray:
