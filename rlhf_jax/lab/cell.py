@@ -50,21 +50,25 @@ def run_cell(bench: Bench, config: RLHFConfig, plan: Plan) -> list[dict[str, Any
     state = jax.jit(jax.vmap(init))(places, keys)
     advance = jax.jit(make_advance(step), donate_argnums=0)
     target = jax.jit(jax.vmap(lambda place: own_target(bench, config, place, plan.beta)))(places)
-    one = lambda lane: look_at(bench, lane[0], lane[1], lane[2], plan.beta)
-    look = jax.jit(lambda *lanes: lax.map(one, lanes))
+    look = in_turn(lambda state, place, own: look_at(bench, state, place, own, plan.beta))
     probe, curves, probed, done = make_probe(bench, config, plan.beta), [], {}, 0
     for i, budget in enumerate(plan.budgets):
         updates = budget // config.algo.completions
         state = advance(state, data, places, jnp.asarray(updates - done, jnp.int32))
         curves.append(jax.device_get(look(state, places, target)))
         if probe is not None and i == min(PROBED, len(plan.budgets) - 1):
-            probed = jax.device_get(jax.jit(jax.vmap(probe))(state, places))
+            probed = jax.device_get(in_turn(probe)(state, places))
         done = updates
     curves = jax.tree.map(lambda *x: np.stack(x, axis=1), *curves)  # [lanes, budgets]
     seconds = (time.monotonic() - start) / len(keys)
     aims = np.asarray(jnp.all(jnp.isfinite(target), axis=(1, 2)))
     row = functools.partial(row_of, bench, config, plan, curves, probed)
     return [row(i, bool(aims[i]), seconds) for i in range(len(keys))]
+
+
+def in_turn(f: Callable[..., Metrics]) -> Callable[..., Metrics]:
+    """`f` of each lane, one after the other: a whole tree of prefixes fills the cache alone."""
+    return jax.jit(lambda *lanes: lax.map(lambda lane: f(*lane), lanes))
 
 
 def make_step(bench: Bench, config: RLHFConfig, plan: Plan):
