@@ -16,6 +16,8 @@ from rlhf_jax.config.fields import (
     number,
 )
 
+LETTERS = Range("must be from 2 to 26", lambda x: 2 <= x <= 26)
+
 
 @dataclass(frozen=True)
 class TaskConfig:
@@ -79,7 +81,7 @@ class EnumerableConfig(TaskConfig):
     instance: int = number(0, NOT_NEGATIVE)  # 0 to 7 are those of the report card
     num_prompts: int = number(8, POSITIVE)  # all different
     num_texts: int = number(16384, POSITIVE)
-    letters: int = number(4, Range("must be from 2 to 26", lambda x: 2 <= x <= 26))
+    letters: int = number(4, LETTERS)
     length: int = number(6, POSITIVE)  # most tokens of a completion
     ends: ClassVar[bool] = False  # whether completions may be shorter and end with EOS
     concentration: float = number(1.0, POSITIVE)  # of the source's rows; small is near certain
@@ -101,7 +103,7 @@ class BanditConfig(EnumerableConfig):
 
     name: str = "bandit"
     num_prompts: int = number(4, POSITIVE)
-    letters: int = number(8, Range("must be from 2 to 26", lambda x: 2 <= x <= 26))
+    letters: int = number(8, LETTERS)
     length: int = number(1, POSITIVE)
 
 
@@ -110,7 +112,7 @@ class VariableLengthConfig(EnumerableConfig):
     """E2: up to seven of three letters and an end; right texts have every length from 1 on."""
 
     name: str = "variable_length"
-    letters: int = number(3, Range("must be from 2 to 26", lambda x: 2 <= x <= 26))
+    letters: int = number(3, LETTERS)
     length: int = number(8, Range("must be at least 2", lambda x: x >= 2))
     stop: float = number(0.25, INSIDE_ONE)  # chance of an end after each letter
     ends = True
@@ -126,7 +128,7 @@ class RepetitionConfig(EnumerableConfig):
 
     name: str = "repetition"
     named_rewards = ("counts", "presence", "gaussian", "heavy_tail")
-    letters: int = number(5, Range("must be from 2 to 26", lambda x: 2 <= x <= 26))
+    letters: int = number(5, LETTERS)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,11 @@ def divergence(log_probs: Array, other: Array) -> Array:
     return jnp.mean(jnp.sum(probs * gaps, axis=-1))
 
 
+def objective(log_probs: Array, ref: Array, rewards: Array, beta: float | Array) -> Array:
+    """`J = E[r] - beta KL(pi || ref)`, mean over prompts; at most `beta log Z`."""
+    return mean_reward(log_probs, rewards) - beta * divergence(log_probs, ref)
+
+
 def at_kl(ref: Array, rewards: Array, kl: Array) -> Array:
     """The tilted policy of a given mean KL, [P, S]: the best reward there is at that KL.
 

@@ -93,12 +93,18 @@ def next_log_probs(
 
 def sequence_log_probs(tree: Tree, levels: Levels) -> Array:
     """Log-probability of every completion, [P, S] nats, from those of each step."""
-    node, found = jnp.zeros_like(levels[0][..., 0]), []
-    for depth, step in enumerate(levels):
-        if depth in tree.stops:
-            found.append(node + step[..., -1])
-        node = (node[..., None] + step[..., : tree.width]).reshape(node.shape[0], -1)
-    return jnp.concatenate([*found, node], axis=1)
+    *prefixes, whole = prefix_log_probs(tree, levels)
+    ended = [prefixes[depth] + levels[depth][..., -1] for depth in tree.stops]
+    return jnp.concatenate([*ended, whole], axis=1)
+
+
+def prefix_log_probs(tree: Tree, levels: Levels) -> Levels:
+    """Log-probability of every prefix of 0, 1, ... T letters, T + 1 arrays [P, W^t] nats."""
+    found = [jnp.zeros_like(levels[0][..., 0])]
+    for step in levels:
+        ahead = found[-1][..., None] + step[..., : tree.width]
+        found.append(ahead.reshape(ahead.shape[0], -1))
+    return found
 
 
 def prefix_values(

@@ -10,11 +10,10 @@ import numpy as np
 import optax
 from jax import lax
 
-from rlhf_jax.exact.optimum import best_of_n, divergence, mean_reward, tilt
-from rlhf_jax.exact.quantities import gaps, measure
-from rlhf_jax.lab.bench import Bench, Place, log_probs_of
+from rlhf_jax.exact.optimum import best_of_n, divergence, mean_reward, objective, tilt
+from rlhf_jax.lab.bench import Bench, Place, known, listed, log_probs_of
 from rlhf_jax.lab.rows import Plan, card_row, finite
-from rlhf_jax.types import Array, Metrics, Params
+from rlhf_jax.types import Array, Params
 
 CHOICES = (4, 16)  # n of best-of-n
 RATE = 3e-3  # of Adam on the exact gradient
@@ -37,25 +36,18 @@ def calibration_rows(bench: Bench, plan: Plan) -> list[dict[str, Any]]:
     return rows + rows_of(bench, plan, "exact_gradient", exact_gradient(bench, plan))
 
 
-def known(log_probs: Array, place: Place, beta: float) -> Metrics:
-    """What is exactly known of a policy at a place."""
-    listed = (log_probs, place.ref, place.rewards)
-    return measure(*listed) | gaps(*listed, beta)
-
-
 def exact_gradient(bench: Bench, plan: Plan) -> dict[str, np.ndarray]:
     """Adam on the exact gradient of J, looked at after 2, 4, 8... updates."""
     tx = optax.adam(RATE)
 
-    def objective(params: Params, place: Place) -> Array:
+    def loss(params: Params, place: Place) -> Array:
         log_probs = log_probs_of(bench, params, place.prompts)
-        kl = divergence(log_probs, place.ref)
-        return plan.beta * kl - mean_reward(log_probs, place.rewards)
+        return -objective(log_probs, place.ref, place.rewards, plan.beta)
 
     def update(_: Array, carry: tuple[Params, Any], place: Place) -> tuple[Params, Any]:
         params, moments = carry
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
-            change, moments = tx.update(jax.grad(objective)(params, place), moments, params)
+            change, moments = tx.update(jax.grad(loss)(params, place), moments, params)
         stepped: Params = optax.apply_updates(params, change)  # pyright: ignore
         return stepped, moments
 
@@ -83,8 +75,7 @@ def rows_of(
     rows = []
     for i, task in enumerate(bench.tasks):
         at = {k: [finite(x) for x in v[i]] for k, v in found.items()}
-        assert task.exact is not None
-        rows.append(card_row(task.name, name, task.exact.number, None, plan, at))
+        rows.append(card_row(task.name, name, listed(task).number, None, plan, at))
     return rows
 
 
@@ -100,7 +91,6 @@ def envelopes(bench: Bench) -> dict[str, dict[str, list[float]]]:
         bench.places
     )
     return {
-        f"{task.name}/{task.exact.number}": {"kl": kl[i].tolist(), "reward": reward[i].tolist()}
+        f"{task.name}/{listed(task).number}": {"kl": kl[i].tolist(), "reward": reward[i].tolist()}
         for i, task in enumerate(bench.tasks)
-        if task.exact is not None
     }

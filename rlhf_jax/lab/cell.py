@@ -21,8 +21,16 @@ from rlhf_jax.config import (
 )
 from rlhf_jax.exact.groups import grpo_fixed_point
 from rlhf_jax.exact.optimum import divergence, ipo_optimum, k3_fixed_point
-from rlhf_jax.exact.quantities import gaps, measure
-from rlhf_jax.lab.bench import Bench, Place, lanes, log_probs_of, seed_keys, table_reward
+from rlhf_jax.lab.bench import (
+    Bench,
+    Place,
+    known,
+    lanes,
+    listed,
+    log_probs_of,
+    seed_keys,
+    table_reward,
+)
 from rlhf_jax.lab.pairs import pair_lanes
 from rlhf_jax.lab.probes import make_probe
 from rlhf_jax.lab.rows import Plan, card_row, finite
@@ -119,10 +127,9 @@ def own_target(bench: Bench, config: RLHFConfig, place: Place, beta: float) -> A
 def look_at(bench: Bench, state: TrainState, place: Place, target: Array, beta: float) -> Metrics:
     """Everything exact about one lane's policy."""
     log_probs = log_probs_of(bench, state.params["policy"], place.prompts)
-    listed = (log_probs, place.ref, place.rewards)
     own = divergence(log_probs, target) / divergence(place.ref, target)
     skipped = state.skipped.astype(jnp.float32)
-    return measure(*listed) | gaps(*listed, beta) | {"own": own, "skipped": skipped}
+    return known(log_probs, place, beta) | {"own": own, "skipped": skipped}
 
 
 def row_of(
@@ -138,10 +145,9 @@ def row_of(
     """One run as the card has it."""
     at = {k: [finite(x) for x in v[lane]] for k, v in curves.items()}
     instance, seed = divmod(lane, len(plan.seeds))
-    known = bench.tasks[instance].exact
-    assert known is not None
+    number = listed(bench.tasks[instance]).number
     names = (config.task.name, config.algo.name)
-    row = card_row(*names, known.number, int(plan.seeds[seed]), plan, at)
+    row = card_row(*names, number, int(plan.seeds[seed]), plan, at)
     own = at["own"] if aimed else None
     row |= {"seconds": seconds, "own_gap_share": own, "skipped": at["skipped"][-1]}
     if at["skipped"][-1]:  # a step that was not finite: what it ends with is no result

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.config import PolicyGradientConfig, RLHFConfig, split_dynamic
-from rlhf_jax.exact.optimum import divergence, mean_reward
-from rlhf_jax.exact.policy import Levels, prefix_values, step_log_probs
+from rlhf_jax.exact.optimum import objective
+from rlhf_jax.exact.policy import Levels, prefix_log_probs, prefix_values, step_log_probs
 from rlhf_jax.lab.bench import Bench, Place, log_probs_of, table_reward
 from rlhf_jax.models.value_heads import policy_and_values
 from rlhf_jax.train.experience import make_experience
@@ -33,12 +33,11 @@ def make_probe(
     estimate = make_estimate(bench, config)
 
     def probe(state: TrainState, place: Place) -> Metrics:
-        def objective(params: Params) -> Array:
+        def worth(params: Params) -> Array:
             log_probs = log_probs_of(bench, params, place.prompts)
-            kl = divergence(log_probs, place.ref)
-            return mean_reward(log_probs, place.rewards) - beta * kl
+            return objective(log_probs, place.ref, place.rewards, beta)
 
-        true = jax.grad(objective)(state.params["policy"])
+        true = jax.grad(worth)(state.params["policy"])
         return {
             "gradient_cosine": cosine(true, estimate(state, place)),
             "value_error": value_error(bench, config, state, place, beta),
@@ -90,23 +89,13 @@ def value_error(
     cost = [beta * (new - old) for new, old in zip(levels, ref_levels)]
     true = prefix_values(tree, levels, place.rewards, cost)
     learnt = learnt_values(bench, config, state, place)
-    visits = visit_chances(bench, levels)
+    visits = [jnp.exp(x) for x in prefix_log_probs(tree, levels)[:-1]]  # whole ones have no value
     square = sum(jnp.sum(v * (a - b) ** 2) for v, a, b in zip(visits, true, learnt))
     weight = sum(jnp.sum(v) for v in visits)
     probs = jnp.exp(place.ref)
     mean = jnp.sum(probs * place.rewards, axis=1, keepdims=True)
     spread = jnp.mean(jnp.sum(probs * (place.rewards - mean) ** 2, axis=1))
     return jnp.sqrt(square / weight / spread)
-
-
-def visit_chances(bench: Bench, levels: Levels) -> Levels:
-    """Chance of each prefix under a policy, [P, W^t] for each depth t."""
-    node, found = jnp.ones_like(levels[0][..., 0]), []
-    for step in levels:
-        found.append(node)
-        ahead = jnp.exp(step[..., : bench.tree.width])
-        node = (node[..., None] * ahead).reshape(node.shape[0], -1)
-    return found
 
 
 def learnt_values(bench: Bench, config: RLHFConfig, state: TrainState, place: Place) -> Levels:

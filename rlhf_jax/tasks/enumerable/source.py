@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.tasks.tokens import BOS, EOS
+from rlhf_jax.tasks.tokens import EOS
 from rlhf_jax.tasks.tree import Tree
 
 FLOOR = 0.15  # share of each row that is uniform: no completion is all but impossible
@@ -58,13 +58,3 @@ def draw(log_probs: np.ndarray, count: int, rng: np.random.Generator) -> np.ndar
     probs = np.exp(log_probs)
     probs /= probs.sum(axis=1, keepdims=True)
     return np.stack([rng.choice(len(p), count, p=p) for p in probs])
-
-
-def texts(tree: Tree, prompts: np.ndarray, completions: np.ndarray) -> np.ndarray:
-    """Whole texts [P * N, 1 + k + T]: BOS, the prompt [P, k], completions by number [P, N]."""
-    listed = tree.tokens()[completions]  # [P, N, T]
-    shape = (*completions.shape, prompts.shape[1])
-    heads = np.broadcast_to(prompts[:, None, :], shape)
-    bos = np.full((*completions.shape, 1), BOS, np.int32)
-    rows = np.concatenate([bos, heads, listed], axis=-1)
-    return rows.reshape(-1, rows.shape[-1]).astype(np.int32)

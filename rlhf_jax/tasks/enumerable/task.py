@@ -11,7 +11,7 @@ import numpy as np
 from rlhf_jax.config import EnumerableConfig, RepetitionConfig
 from rlhf_jax.tasks.enumerable.instance import Instance, make_instance
 from rlhf_jax.tasks.enumerable.proxies import learned, noisy
-from rlhf_jax.tasks.enumerable.source import draw, texts
+from rlhf_jax.tasks.enumerable.source import draw
 from rlhf_jax.tasks.protocol import Enumerable, Task, TextCodec
 from rlhf_jax.tasks.reviews.annotator import as_sequences, bayes_accuracy, preference_probs
 from rlhf_jax.tasks.reviews.vocabulary import make_codec
@@ -45,10 +45,8 @@ def make_enumerable(config: EnumerableConfig) -> Task:
     on_texts, on_heldout, on_pairs, on_heldout_pairs, on_labels = streams
     log_probs = instance.source.log_probs(tree, prompts)
     heads = prompt_rows(prompts)
-    train_pairs, _, _ = draw_pairs(config, instance, config.num_pairs, on_pairs)
-    sampled = dataclasses.replace(config, labels="sampled")  # what a proxy is fitted to
-    _, labels, _ = draw_pairs(sampled, instance, config.num_pairs, on_labels)
-    heldout_pairs, _, bayes = draw_pairs(config, instance, HELDOUT, on_heldout_pairs)
+    train_pairs, _, _ = draw_pairs(config, instance, log_probs, config.num_pairs, on_pairs)
+    heldout_pairs, _, bayes = draw_pairs(config, instance, log_probs, HELDOUT, on_heldout_pairs)
     return Task(
         name=config.name,
         codec=letter_codec(tree),
@@ -59,7 +57,7 @@ def make_enumerable(config: EnumerableConfig) -> Task:
         train_prompts=heads,
         eval_prompts=repeated(heads, HELDOUT),
         gold=table_score(tree, prompts, instance.gold),
-        rewards=proxies(config, instance, labels),
+        rewards=proxies(config, instance, log_probs, on_labels),
         exact=Enumerable(
             tree=tree,
             prompts=heads,
@@ -94,20 +92,24 @@ def draw_texts(
 ) -> np.ndarray:
     """Texts of the source, as many of each prompt, in random order."""
     each = -(-count // len(instance.prompts))
-    rows = texts(instance.tree, instance.prompts, draw(log_probs, each, rng))
-    return rng.permutation(rows)[:count]
+    completions = draw(log_probs, each, rng)  # [P, each]
+    prompt = np.repeat(np.arange(len(completions)), each)
+    return rng.permutation(whole(instance, prompt, completions.ravel()))[:count]
 
 
 def draw_pairs(
-    config: EnumerableConfig, instance: Instance, count: int, rng: np.random.Generator
+    config: EnumerableConfig,
+    instance: Instance,
+    log_probs: np.ndarray,
+    count: int,
+    rng: np.random.Generator,
 ) -> tuple[PairBatch, tuple[np.ndarray, np.ndarray, np.ndarray], float]:
     """Pairs, (better, worse, prompt) as numbers [N] each, and the best possible accuracy.
 
     With `task.labels=sampled` an annotator draws which is the better one; with `exact` the better
     one is always first, beside the chance that the annotator would say so.
     """
-    tree, width = instance.tree, len(instance.prompts)
-    log_probs = instance.source.log_probs(tree, instance.prompts)
+    width = len(instance.prompts)
     sides = draw(log_probs, 2 * -(-count // width), rng)  # [P, 2 n]
     first, second = np.split(sides, 2, axis=1)
     prompt = np.broadcast_to(np.arange(width)[:, None], first.shape)
@@ -160,11 +162,18 @@ def prompt_finder(tree: Tree, prompts: np.ndarray):
     return lambda tokens: lookup[jnp.sum((tokens - tree.first) * powers[None], axis=1)]
 
 
-def proxies(config: EnumerableConfig, instance: Instance, labels) -> dict[str, ScoreFn]:
+def proxies(
+    config: EnumerableConfig,
+    instance: Instance,
+    log_probs: np.ndarray,
+    on_labels: np.random.Generator,
+) -> dict[str, ScoreFn]:
     """Rewards other than the truth, by the name they are asked for with `task.reward`."""
     if not isinstance(config, RepetitionConfig):
         return {}
     rng = np.random.default_rng([config.data_seed, 1])
+    sampled = dataclasses.replace(config, labels="sampled")  # an annotator's, as fits have them
+    _, labels, _ = draw_pairs(sampled, instance, log_probs, config.num_pairs, on_labels)
     better, worse, prompt = labels
     score = lambda table: table_score(instance.tree, instance.prompts, table)
     fit = lambda kind: learned(instance.tree, kind, better, worse, prompt, len(instance.prompts))
