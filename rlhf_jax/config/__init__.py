@@ -33,6 +33,7 @@ from rlhf_jax.config.model import (
     SFTConfig,
 )
 from rlhf_jax.config.run import EvalConfig, RLHFConfig, RunConfig, SinkConfig
+from rlhf_jax.config.sweep import SweepConfig
 from rlhf_jax.config.task import (
     AutomatonConfig,
     BanditConfig,
@@ -78,6 +79,7 @@ __all__ = [
     "SFTConfig",
     "SamplingConfig",
     "SinkConfig",
+    "SweepConfig",
     "TaskConfig",
     "TokenTreeConfig",
     "UserError",

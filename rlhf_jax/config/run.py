@@ -14,6 +14,7 @@ from rlhf_jax.config.model import (
     SamplingConfig,
     SFTConfig,
 )
+from rlhf_jax.config.sweep import SweepConfig
 from rlhf_jax.config.task import TaskConfig
 
 
@@ -57,6 +58,8 @@ class RLHFConfig:
     """`python -m experiments.rlhf`: every stage of the pipeline."""
 
     seed: int = dynamic(0, SEED)
+    # Of the supervised and the reward model, so that runs of other seeds can share them.
+    stage_seed: Optional[int] = number(None, SEED)  # default: as `seed`
     resume: Optional[str] = None
     task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -68,3 +71,4 @@ class RLHFConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     sink: SinkConfig = field(default_factory=SinkConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)

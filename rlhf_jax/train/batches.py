@@ -7,6 +7,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax.ops.permutation import permuted
 from rlhf_jax.train.state import TrainState, stream
 from rlhf_jax.types import Array, Key, Sequences
 
@@ -42,8 +43,8 @@ def batch_rows(key: Key, step: Array, *, size: int, batch_size: int) -> Array:
     if size < batch_size:
         return jax.random.randint(stream(key, "rows", step), (batch_size,), 0, size)
     batches = size // batch_size
-    order = jax.random.permutation(stream(key, "rows", step // batches), size)
-    return jax.lax.dynamic_slice(order, ((step % batches) * batch_size,), (batch_size,))
+    positions = (step % batches) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    return permuted(stream(key, "rows", step // batches), positions, size)
 
 
 def next_prompts(state: TrainState, prompts: Sequences, count: int, *, repeats: int) -> Sequences:

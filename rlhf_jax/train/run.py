@@ -23,7 +23,7 @@ from rlhf_jax.train.pipeline import make_pipeline, run_pipeline
 from rlhf_jax.train.records import columns, side_by_side, summarize
 from rlhf_jax.train.scoring import host_score
 
-FREE_ON_RESUME = ("resume", "run", "sink", "eval")  # may change when a run goes on
+FREE_ON_RESUME = ("resume", "run", "sink", "eval", "sweep")  # may change when a run goes on
 
 
 def run_rlhf(config: RLHFConfig, path: Path) -> None:

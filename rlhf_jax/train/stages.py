@@ -36,8 +36,19 @@ class Pipeline:
 
     @property
     def key(self) -> Key:
-        """The run's only source of randomness."""
+        """The run's source of randomness, but for that of `stage_key`."""
         return jax.random.key(self.config.seed)
+
+    @property
+    def stage_seed(self) -> int:
+        """That of the supervised and the reward model, which runs of other seeds may share."""
+        own, shared = self.config.seed, self.config.stage_seed
+        return own if shared is None else shared
+
+    @property
+    def stage_key(self) -> Key:
+        """Randomness of the supervised and the reward model."""
+        return jax.random.key(self.stage_seed)
 
 
 def sft_settings(pipeline: Pipeline) -> dict[str, Any]:
@@ -47,7 +58,7 @@ def sft_settings(pipeline: Pipeline) -> dict[str, Any]:
     for unused in ("value_head", "value_init", "value_layers"):
         del model[unused]
     return {
-        "seed": config.seed,
+        "seed": pipeline.stage_seed,
         "data": pipeline.task.fingerprint(),
         "precision": config.run.matmul_precision,
         "model": model,
@@ -83,7 +94,7 @@ def run_sft(pipeline: Pipeline) -> Params:
     """Fits the language model to the task's texts."""
     config, task, model = pipeline.config.sft, pipeline.task, pipeline.model
     static, hparams = split_dynamic(config)
-    state = sft.init(model, config, pipeline.key)
+    state = sft.init(model, config, pipeline.stage_key)
     heldout = first_rows(task.heldout_text, MAX_HELDOUT)
     texts, heldout = jax.device_put((task.train_text, heldout))
     step = repeat(sft.make_train_step(model, static))
@@ -103,7 +114,7 @@ def run_reward_model(pipeline: Pipeline, reference: Params) -> Params:
     """Fits the reward model to the task's pairs."""
     config, task, model = pipeline.config.reward_model, pipeline.task, pipeline.model
     static, hparams = split_dynamic(config)
-    state = reward_model.init(reference, pipeline.config.model.width, config, pipeline.key)
+    state = reward_model.init(reference, pipeline.config.model.width, config, pipeline.stage_key)
     if config.normalize_before:
         state = dataclasses.replace(state, params=rescaled(pipeline, reference, state.params))
     pairs, heldout = jax.device_put((task.train_pairs, task.heldout_pairs))
@@ -179,7 +190,9 @@ def rescaled(pipeline: Pipeline, reference: Params, reward: Params) -> Params:
     prompts = jax.device_put(first_rows(pipeline.task.train_prompts, 512))
     evaluate = jax.jit(make_evaluation(pipeline))
     with pipeline.session.guard("normalising the reward model"):
-        scores = evaluate(reference, frozen, prompts, stream(pipeline.key, "normalize")).reward
+        scores = evaluate(
+            reference, frozen, prompts, stream(pipeline.stage_key, "normalize")
+        ).reward
     scale = pipeline.config.reward_model.normalize != "shift"
     return reward | {"head": standardized_head(reward["head"], scores, scale=scale)}
 
