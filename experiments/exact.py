@@ -67,6 +67,10 @@ def check_card(config: CardConfig) -> None:
             raise ConfigError("algos", algo, f"@ must be of {', '.join(LISTED)}")
     sizes = {"largest_budget": config.largest_budget}
     sizes |= {f"largest.{task}": size for task, size in config.largest.items()}
+    for name, size in config.largest.items():
+        task, _, algo = name.partition("/")
+        if task not in LISTED or (algo and algo.partition(".")[0] not in names_of("algo")):
+            raise ConfigError(f"largest.{name}", size, "the key must be a task, or task/algorithm")
     for key, size in sizes.items():
         if size < config.smallest_budget:
             raise ConfigError(key, size, f"at least smallest_budget={config.smallest_budget}")
@@ -114,11 +118,11 @@ def settings(config: CardConfig, task: str, algo: str) -> RLHFConfig:
     if not isinstance(kind, PolicyGradientConfig | PreferenceConfig | OnlineDPOConfig):
         raise ConfigError("algos", algo, "trains nothing step by step; the card cannot run it")
     found = composed([f"task={task}", f"algo={base}", *overrides(config, task, algo, kind)])
-    samples, first, *_ = found.algo.completions, config.budgets(task)[0]
+    samples, first, *_ = found.algo.completions, config.budgets(task, algo)[0]
     if samples > first:
         accepted = f"draws {samples} completions an update, more than the first budget of {first}"
         raise ConfigError("algos", algo, accepted)
-    updates = config.budgets(task)[-1] // samples
+    updates = config.budgets(task, algo)[-1] // samples
     named = dataclasses.replace(found.algo, updates=updates, name=algo.replace(".", "_"))
     found = dataclasses.replace(found, algo=named)
     check_config(found)

@@ -174,6 +174,9 @@ class OnlineDPOConfig(AlgoConfig):
     name: str = "online_dpo"
     loss: str = choice("dpo", "ipo", "hinge")
     beta: float = dynamic(0.1, POSITIVE)
+    # better: the higher score is preferred, by however little, which leads past the optimum of
+    # E[r] - beta KL; bradley_terry: with chance sigmoid(difference), which leads to it.
+    ranking: str = choice("better", "bradley_terry")
     missing_eos: str = choice("none", "subtract", "replace")
     missing_eos_penalty: float = dynamic(1.0, NOT_NEGATIVE)
     behavior_log_probs: str = choice("sampler", "forward")

@@ -36,7 +36,7 @@ class CardConfig:
     first_seed: int = number(0, SEED)
     smallest_budget: int = number(10, NOT_NEGATIVE)  # completions, as a power of 2
     largest_budget: int = number(15, NOT_NEGATIVE)
-    largest: dict[str, int] = field(default_factory=dict)  # of single tasks, in its place
+    largest: dict[str, int] = field(default_factory=dict)  # in its place, of `task`, `task/algo`
     beta: float = number(0.5, POSITIVE)  # price of a nat in every objective
     # Overrides of experiments.rlhf: for all, by kind of algorithm, for one algorithm and for one
     # task. A name with a dot (`rloo.k1_in_loss`) is a variant of the algorithm before it, and
@@ -51,9 +51,10 @@ class CardConfig:
     resume: Optional[str] = None
     progress: bool = True
 
-    def budgets(self, task: str) -> list[int]:
-        """Completions after which a task's policies are looked at."""
-        last = self.largest.get(task, self.largest_budget)
+    def budgets(self, task: str, algo: str = "") -> list[int]:
+        """Completions after which the policies of a cell are looked at."""
+        of_task = self.largest.get(task, self.largest_budget)
+        last = self.largest.get(f"{task}/{algo}", of_task)
         return [2**i for i in range(self.smallest_budget, last + 1)]
 
     def cells(self) -> list[tuple[str, str]]:

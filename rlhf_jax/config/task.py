@@ -87,8 +87,6 @@ class EnumerableConfig(TaskConfig):
     concentration: float = number(1.0, POSITIVE)  # of the source's rows; small is near certain
     # Scale of the reward; of bandit and token_tree its standard deviation under the source.
     reward_sd: float = number(1.0, POSITIVE)
-    # Of what the pairs are drawn from: the source's chances times e^(tilt * reward).
-    pair_tilt: float = number(0.0, NOT_NEGATIVE)
     labels: str = choice("sampled", "exact")  # of the pairs: an annotator's, or their chances
     annotator_temperature: float = number(1.0, POSITIVE)
     flip_rate: float = number(0.0, BELOW_HALF)

@@ -15,6 +15,7 @@ from rlhf_jax.report.names import algorithm
 
 Line = Mapping[str, Any]
 WITHOUT_INTERVAL = {
+    "budget": "samples",
     "own_gap": "own aim",
     "beta_ratio": "β_eff/β",
     "beta_r2": "R²",
@@ -24,11 +25,11 @@ WITHOUT_INTERVAL = {
 WIDE = 120  # columns from which all of them fit
 IF_NARROW = ("own_gap", "beta_ratio")
 KEY = (
-    "gap: (J* - J) / (J* - J of the reference), 0 at the optimum, 1 where training starts; IQM "
-    "over instances and seeds [95 % stratified bootstrap]. own aim: the same to the point the "
-    "algorithm aims at. β_eff/β: the price of KL it behaves by, over the one asked. above: points "
-    "above the Gibbs envelope, 0 unless something is wrong. runs: instances x seeds. lost: runs "
-    "that diverged. *: calibration."
+    "samples: completions drawn, or read in pairs. gap: (J* - J) / (J* - J of the reference), 0 at "
+    "the optimum, 1 where training starts; IQM over instances and seeds [95 % stratified "
+    "bootstrap]. own aim: the same to the point the algorithm aims at. β_eff/β: the price of KL it "
+    "behaves by, over the one asked. above: points above the Gibbs envelope, 0 unless something is "
+    "wrong. runs: instances x seeds. lost: runs that diverged. *: calibration."
 )
 
 
@@ -70,7 +71,7 @@ def cells(line: Line, names: Sequence[str]) -> list[Text]:
     """What the table says of one algorithm; alarming counts are red."""
     trained = line["kind"] == "trained"
     few = trained and line["seeds"] < FEW_SEEDS
-    numbers = [cell(line[name], line["runs"])[0] for name in names]
+    numbers = [one_number(line, name) for name in names]
     return [
         Text(algorithm(line["algo"]) + ("" if trained else " *")),
         Text(" ".join(cell(line["gap"], line["runs"])).strip()),
@@ -79,6 +80,12 @@ def cells(line: Line, names: Sequence[str]) -> list[Text]:
         Text(f"{line['instances']}x{line['seeds']}", style="bold red" if few else ""),
         _alarm(line["not_finite"]),
     ]
+
+
+def one_number(line: Line, name: str) -> str:
+    """A number of a line without its interval."""
+    found = line[name]
+    return f"{found / 1024:.0f}k" if name == "budget" else cell(found, line["runs"])[0]
 
 
 def gate_line(gate: Mapping[str, Any]) -> Text:

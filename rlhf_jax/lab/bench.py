@@ -32,7 +32,7 @@ class Place:
 
     frozen: Frozen  # its reward holds the table, so that instances share one program
     prompts: Sequences  # [P, k]
-    pairs_from: Array  # [P, S] log-probabilities of what pairs are drawn from
+    source: Array  # [P, S] log-probabilities of what pairs are drawn from
     ref: Array  # [P, S] of the reference
     rewards: Array  # [P, S]
 
@@ -71,7 +71,7 @@ def make_bench(config: RLHFConfig, instances: List[int]) -> Bench:
                 reference=references, reward=reward_params(model_config, references, tasks)
             ),
             prompts=stacked([listed(task).prompts for task in tasks]),
-            pairs_from=jnp.stack([jnp.asarray(listed(task).pairs_from) for task in tasks]),
+            source=jnp.stack([jnp.asarray(listed(task).source) for task in tasks]),
             ref=jnp.zeros(()),
             rewards=jnp.stack([jnp.asarray(listed(task).gold) for task in tasks]),
         ),

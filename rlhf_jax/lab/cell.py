@@ -111,7 +111,7 @@ def own_target(bench: Bench, config: RLHFConfig, place: Place, beta: float) -> A
     """Where an algorithm is known to lead if not to the tilt, [P, S]; NaN if it is not known."""
     algo = config.algo
     if isinstance(algo, PreferenceConfig) and algo.loss == "ipo":
-        return ipo_optimum(place.ref, place.pairs_from, place.rewards, algo.beta)
+        return ipo_optimum(place.ref, place.source, place.rewards, algo.beta)
     if not isinstance(algo, PolicyGradientConfig) or algo.kl_importance:
         return jnp.full_like(place.ref, jnp.nan)
     if bench.tree.length == 1 and algo.kl_placement == "loss":

@@ -31,6 +31,7 @@ def card_row(
         "instance": instance,
         "seed": 0 if seed is None else seed,
         "seconds": None,
+        "budgets": list(plan.budgets),
         "gap_share": at["exact/gap_share"],
         "own_gap_share": None,
         "reward": at["exact/reward"],

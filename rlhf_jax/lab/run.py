@@ -46,7 +46,7 @@ class Job:
     def key(self, config: CardConfig) -> str:
         """Under which its rows are kept: everything they depend on, but for the code."""
         seeds = [config.first_seed, config.seeds, config.first_instance, config.instances]
-        settings = {"seeds": seeds, "beta": config.beta, "budgets": config.budgets(self.task)}
+        settings = {"seeds": seeds, "beta": config.beta, "budgets": config.budgets(self.task, self.algo)}
         return config_hash(settings | {"name": self.name, "cell": dataclasses.asdict(self.config)})
 
 
@@ -131,7 +131,7 @@ def run_job(config: CardConfig, job: Job) -> dict[str, Any]:
     from rlhf_jax.lab.rows import Plan
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    plan = Plan(seeds=list(seeds), budgets=config.budgets(job.task), beta=config.beta)
+    plan = Plan(seeds=list(seeds), budgets=config.budgets(job.task, job.algo), beta=config.beta)
     last = config.first_instance + config.instances
     place = bench(job.config, range(config.first_instance, last))
     if job.algo == CALIBRATION:
@@ -174,7 +174,6 @@ def card_of(
     return {
         "facts": facts | {"command": command()},
         "settings": dataclasses.asdict(config),
-        "budgets": {task: config.budgets(task) for task in config.tasks},
         "rows": rows,
         "envelopes": envelopes,
         "gates": judge(config, rows, errors),

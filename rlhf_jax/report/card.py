@@ -79,7 +79,7 @@ def render(card: Card) -> str:
 def pictures(card: Card, task: str) -> list[dict[str, Any]]:
     """Both pictures of a task: the PNG in base64, and its width on the page in pixels."""
     curves = gap_curves(card, task)
-    return [_picture(draw(card, task, curves)) for draw in (draw_gap, draw_frontier)]
+    return [_picture(draw_gap(task, curves)), _picture(draw_frontier(card, task, curves))]
 
 
 def markdown(lines: Sequence[Line]) -> str:
@@ -88,7 +88,14 @@ def markdown(lines: Sequence[Line]) -> str:
     Calibration is in italics; fewer than three seeds are marked, and said above everything.
     """
     names = [name for name in IN_MARKDOWN if _shown(lines, name)]
-    head = ["algorithm", *(METRICS[n].label for n in names), "above envelope", "runs", "not finite"]
+    head = [
+        "algorithm",
+        "completions",
+        *(METRICS[n].label for n in names),
+        "above envelope",
+        "runs",
+        "not finite",
+    ]
     parts = [f"**{note}**\n" for note in cautions(lines)]
     for task in dict.fromkeys(line["task"] for line in lines):
         parts += [f"**{task_name(task)}**\n", _bar(head), _bar(["---"] * len(head))]
@@ -107,7 +114,14 @@ def _cells(line: Line, names: Sequence[str]) -> list[str]:
     )
     numbers = [" ".join(cell(line[n], line["runs"])).strip() for n in names]
     first = name if line["kind"] == "trained" else f"*{name}*"
-    return [first, *numbers, str(line["above_envelope"]), runs, str(line["not_finite"])]
+    return [
+        first,
+        f"{line['budget']:,}",
+        *numbers,
+        str(line["above_envelope"]),
+        runs,
+        str(line["not_finite"]),
+    ]
 
 
 def _bar(cells: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from rlhf_jax.report.stats import Estimate, estimate
 Row = Mapping[str, Any]
 Card = Mapping[str, Any]
 FEW_SEEDS = 3
-PARTS = ("facts", "settings", "budgets", "rows", "envelopes", "gates")
+PARTS = ("facts", "settings", "rows", "envelopes", "gates")
 KINDS = ("trained", "calibration")
 
 
@@ -49,7 +49,7 @@ def load_card(directory: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       FileNotFoundError: there is no `card.json`.
       ValueError: a part is missing, it has no runs, a run is of another kind than `KINDS`, or its
-        curves are not as long as the `budgets` of its task.
+        curves are not as long as its `budgets`.
     """
     card = json.loads((Path(directory) / "card.json").read_text(encoding="utf-8"))
     missing = [name for name in PARTS if name not in card]
@@ -58,7 +58,7 @@ def load_card(directory: str | os.PathLike[str]) -> dict[str, Any]:
     if not card["rows"]:
         raise ValueError("card.json has no runs: `rows` is empty")
     for run in card["rows"]:
-        _check(run, len(card["budgets"].get(run["task"], ())))
+        _check(run, len(run["budgets"]))
     return card
 
 
@@ -70,7 +70,7 @@ def table(card: Card) -> list[dict[str, Any]]:
 
     Returns:
       Tasks in their order, in each the trained algorithms by their gap and then the calibration:
-      `task`, `algo`, `kind`, `instances`, `seeds` (the fewest of an instance), `runs`, `not_finite`
+      `task`, `algo`, `kind`, `budget` (the largest), `instances`, `seeds` (the fewest of an instance), `runs`, `not_finite`
       (runs without a final gap), `above_envelope` (evaluated points, all runs), and each of
       `METRICS` as an `Estimate`, an interquartile mean with its 95 % stratified bootstrap interval
       over instances and seeds; None where no run has one. A run without a final gap counts as the
@@ -176,6 +176,7 @@ def task_name(task: str) -> str:
 def _line(task: str, kind: str, algo: str, runs: Sequence[Row]) -> dict[str, Any]:
     seeds = [sum(run["instance"] == i for run in runs) for i in {r["instance"] for r in runs}]
     line = {"task": task, "algo": algo, "kind": kind, "instances": len(seeds), "seeds": min(seeds)}
+    line |= {"budget": max(run["budgets"][-1] for run in runs)}
     line |= {"runs": len(runs), "not_finite": sum(not finite(run) for run in runs)}
     line |= {"above_envelope": sum(run["above_envelope"] or 0 for run in runs)}
     line |= {name: aggregate(runs, metric) for name, metric in METRICS.items()}

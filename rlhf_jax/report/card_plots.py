@@ -37,6 +37,7 @@ class Curve(NamedTuple):
 
     algo: str
     kind: str
+    budgets: Sequence[int]
     estimates: Sequence[Estimate]
 
 
@@ -45,12 +46,13 @@ def gap_curves(card: Card, task: str) -> list[Curve]:
     curves = []
     for (name, kind, algo), runs in grouped(card).items():
         if name == task:
-            points = [gap_at(runs, place) for place in range(len(card["budgets"][task]))]
-            curves.append(Curve(algo, kind, points))
+            budgets = runs[0]["budgets"]
+            points = [gap_at(runs, place) for place in range(len(budgets))]
+            curves.append(Curve(algo, kind, budgets, points))
     return sorted(curves, key=lambda c: (c.kind != "trained", c.estimates[-1].value))
 
 
-def draw_gap(card: Card, task: str, curves: Sequence[Curve]) -> Figure:
+def draw_gap(task: str, curves: Sequence[Curve]) -> Figure:
     """The gap left against samples, with intervals; a panel for each five algorithms."""
     trained, levels = split(curves)
     low, high = _range(trained, levels)
@@ -58,11 +60,11 @@ def draw_gap(card: Card, task: str, curves: Sequence[Curve]) -> Figure:
     def draw(axes: Axes, own: Sequence[Curve]) -> None:
         for curve in trained:
             if curve not in own:
-                axes.plot(card["budgets"][task], _values(curve), color=PALE, linewidth=1, zorder=1)
+                axes.plot(curve.budgets, _values(curve), color=PALE, linewidth=1, zorder=1)
         for curve, (color, marker) in zip(own, LOOKS):
-            _band(axes, card["budgets"][task], curve, color, marker, high)
+            _band(axes, curve, color, marker, high)
         axes.set(yscale="log", ylim=(low, high))
-        _budget_axis(axes, card["budgets"][task])
+        _budget_axis(axes, max((c.budgets for c in curves), key=len))
         _name_levels(axes, levels, low)
         if own:
             axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
@@ -133,19 +135,18 @@ def _panels(
     return figure
 
 
-def _band(
-    axes: Axes, budgets: Sequence[int], curve: Curve, color: str, marker: str, top: float
-) -> None:
+def _band(axes: Axes, curve: Curve, color: str, marker: str, top: float) -> None:
     """A line with its interval; it ends where too many runs have diverged."""
     values = _values(curve)
     axes.plot(
-        budgets, values, color=color, marker=marker, markersize=4, linewidth=1.6,
+        curve.budgets, values, color=color, marker=marker, markersize=4, linewidth=1.6,
         label=_named(curve), zorder=3,
     )  # fmt: skip
     ends = np.array([[e.low, e.high] for e in curve.estimates])
     seen = np.isfinite(values) & ~np.isnan(ends).any(axis=1)
     low, high = np.clip(ends, LEAST / 10, 10 * top).T
-    axes.fill_between(budgets, low, high, where=seen, color=color, alpha=0.2, linewidth=0, zorder=2)
+    budgets, shade = curve.budgets, {"color": color, "alpha": 0.2, "linewidth": 0, "zorder": 2}
+    axes.fill_between(budgets, low, high, where=seen, **shade)
 
 
 def _budget_axis(axes: Axes, budgets: Sequence[int]) -> None:

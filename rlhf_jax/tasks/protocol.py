@@ -37,7 +37,7 @@ class Enumerable(NamedTuple):
     tree: Tree
     prompts: Sequences  # [P, k], all different and of one length
     gold: np.ndarray  # [P, S] float32, true reward of every completion
-    pairs_from: np.ndarray  # [P, S] float32, log-probabilities of what pairs are drawn from
+    source: np.ndarray  # [P, S] float32, log-probabilities of what texts and pairs are drawn from
     number: int = 0  # of the instance
 
 

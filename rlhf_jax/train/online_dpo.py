@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from rlhf_jax.config import OnlineDPOConfig, RLHFConfig, merge_dynamic, of_kind
+from rlhf_jax.losses.reward_model import expected_loss
 from rlhf_jax.models.functional import Model
 from rlhf_jax.ops.distributions import probability_ratio
 from rlhf_jax.ops.masked import masked_mean, masked_sum
@@ -77,27 +79,31 @@ def online_loss(
     scores: Array,
     ref_log_probs: Array,
 ) -> tuple[Array, Metrics]:
-    """Mean loss of the pairs that are not tied, on sums at the sampling temperature."""
+    """Mean loss of the pairs, on sums at the sampling temperature; see `rank` for ties."""
     algo, mask = of_kind(config.algo, OnlineDPOConfig), rollout.completion_mask
     log_probs, _ = completion_log_probs(model, params["policy"], rollout, config.sampling)
     if algo.behavior_log_probs == "forward":
         rollout = with_log_probs(rollout, log_probs)
     sums, ref_sums = (masked_sum(x, mask, axis=1) for x in (log_probs, ref_log_probs))
-    better, worse, weights = rank(scores)
+    better, worse, weights = rank(scores, algo.ranking)
     mean = lambda x: jnp.sum(x * weights) / jnp.maximum(jnp.sum(weights), 1.0)
     sides = (sums[better], sums[worse])
-    losses, *rewards = pair_losses(algo.loss, *sides, ref_sums[better], ref_sums[worse], algo.beta)
+    ref_sides = (ref_sums[better], ref_sums[worse])
+    losses, *rewards = pair_losses(algo.loss, *sides, *ref_sides, algo.beta)
+    if algo.ranking == "bradley_terry":
+        swapped, *_ = pair_losses(algo.loss, *sides[::-1], *ref_sides[::-1], algo.beta)
+        losses = expected_loss(losses, swapped, jax.nn.sigmoid(scores[better] - scores[worse]))
     metrics = describe(*sides, *rewards, mean=mean) | {"loss/policy_avg": mean(losses)}
     metrics["val/tied_pairs"] = 1.0 - jnp.mean(weights)
     metrics |= describe_rollout(algo, rollout, log_probs, ref_log_probs)
     return mean(losses), metrics
 
 
-def rank(scores: Array) -> tuple[Array, Array, Array]:
+def rank(scores: Array, ranking: str = "better") -> tuple[Array, Array, Array]:
     """Rows of the better and of the worse completion of each prompt, and the pair's weight.
 
-    The weight is 0 for a tie and NaN where a score is NaN, so that the update is skipped and
-    counted rather than learnt from.
+    The weight is NaN where a score is NaN, so that the update is skipped and counted rather than
+    learnt from, and 0 for a tie, but for `bradley_terry`, where even chances are news.
 
     >>> better, worse, weights = rank(jnp.array([1.0, 2.0, 3.0, 3.0]))
     >>> better.tolist(), worse.tolist(), weights.tolist()
@@ -106,7 +112,9 @@ def rank(scores: Array) -> tuple[Array, Array, Array]:
     gaps = scores[0::2] - scores[1::2]
     first = 2 * jnp.arange(gaps.size, dtype=jnp.int32)
     swap = (gaps < 0).astype(jnp.int32)
-    return first + swap, first + 1 - swap, jnp.abs(jnp.sign(gaps))
+    known = jnp.abs(jnp.sign(gaps))
+    weights = known if ranking == "better" else jnp.where(known == 0.0, 1.0, known)
+    return first + swap, first + 1 - swap, weights
 
 
 def describe_rollout(

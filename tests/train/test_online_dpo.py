@@ -258,3 +258,10 @@ def test_it_learns_what_it_is_paid_for_and_a_negated_reward_does_not(
         reached[sign] = (np.mean(scores[:3]), np.mean(scores[-5:]))
     assert reached[1.0][1] > reached[1.0][0] + 0.5, reached
     assert reached[-1.0][1] < reached[-1.0][0], reached
+
+
+def test_bradley_terry_ranking_is_the_expected_loss_over_both_orders():
+    scores = jnp.array([1.0, 2.0, 3.0, 3.0])
+    better, worse, weights = online_dpo.rank(scores, "bradley_terry")
+    assert better.tolist() == [1, 2] and worse.tolist() == [0, 3] and weights.tolist() == [1, 1]
+    assert jnp.isnan(online_dpo.rank(jnp.array([jnp.nan, 1.0]), "bradley_terry")[2]).all()

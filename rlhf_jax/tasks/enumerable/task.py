@@ -7,7 +7,6 @@ import string
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import logsumexp
 
 from rlhf_jax.config import EnumerableConfig, RepetitionConfig
 from rlhf_jax.tasks.enumerable.instance import Instance, make_instance
@@ -45,10 +44,9 @@ def make_enumerable(config: EnumerableConfig) -> Task:
     streams = map(np.random.default_rng, seeds)
     on_texts, on_heldout, on_pairs, on_heldout_pairs, on_labels = streams
     log_probs = instance.source.log_probs(tree, prompts)
-    pairs_from = tilted(log_probs, config.pair_tilt * instance.gold)
     heads = prompt_rows(prompts)
-    train_pairs, _, _ = draw_pairs(config, instance, pairs_from, config.num_pairs, on_pairs)
-    heldout_pairs, _, bayes = draw_pairs(config, instance, pairs_from, HELDOUT, on_heldout_pairs)
+    train_pairs, _, _ = draw_pairs(config, instance, log_probs, config.num_pairs, on_pairs)
+    heldout_pairs, _, bayes = draw_pairs(config, instance, log_probs, HELDOUT, on_heldout_pairs)
     return Task(
         name=config.name,
         codec=letter_codec(tree),
@@ -59,12 +57,12 @@ def make_enumerable(config: EnumerableConfig) -> Task:
         train_prompts=heads,
         eval_prompts=repeated(heads, HELDOUT),
         gold=table_score(tree, prompts, instance.gold),
-        rewards=proxies(config, instance, pairs_from, on_labels),
+        rewards=proxies(config, instance, log_probs, on_labels),
         exact=Enumerable(
             tree=tree,
             prompts=heads,
             gold=instance.gold.astype(np.float32),
-            pairs_from=pairs_from.astype(np.float32),
+            source=log_probs.astype(np.float32),
             number=config.instance,
         ),
         facts=facts(tree, prompts, log_probs) | {"bayes_pair_accuracy": bayes},
@@ -75,12 +73,6 @@ def letter_codec(tree: Tree) -> TextCodec:
     """Letters by their names; without ends EOS is never drawn."""
     names = string.ascii_lowercase[: tree.width]
     return make_codec([*SPECIALS, *names])._replace(ends=tree.ends)
-
-
-def tilted(log_probs: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Log-probabilities [P, S] in proportion to `p e^gain`."""
-    log_probs = log_probs + gain
-    return log_probs - logsumexp(log_probs, axis=1, keepdims=True)
 
 
 def prompt_rows(prompts: np.ndarray) -> Sequences:
@@ -173,7 +165,7 @@ def prompt_finder(tree: Tree, prompts: np.ndarray):
 def proxies(
     config: EnumerableConfig,
     instance: Instance,
-    pairs_from: np.ndarray,
+    log_probs: np.ndarray,
     on_labels: np.random.Generator,
 ) -> dict[str, ScoreFn]:
     """Rewards other than the truth, by the name they are asked for with `task.reward`."""
@@ -181,7 +173,7 @@ def proxies(
         return {}
     rng = np.random.default_rng([config.data_seed, 1])
     sampled = dataclasses.replace(config, labels="sampled")  # an annotator's, as fits have them
-    _, labels, _ = draw_pairs(sampled, instance, pairs_from, config.num_pairs, on_labels)
+    _, labels, _ = draw_pairs(sampled, instance, log_probs, config.num_pairs, on_labels)
     better, worse, prompt = labels
     score = lambda table: table_score(instance.tree, instance.prompts, table)
     fit = lambda kind: learned(instance.tree, kind, better, worse, prompt, len(instance.prompts))
