@@ -10,10 +10,11 @@ import numpy as np
 import optax
 from jax import lax
 
-from rlhf_jax.exact.optimum import best_of_n, divergence, mean_reward, objective, tilt
-from rlhf_jax.lab.bench import Bench, Place, known, listed, log_probs_of
+from rlhf_jax.exact.optimum import best_of_n, divergence, mean_reward, tilt
+from rlhf_jax.lab.bench import Bench, Place, listed
+from rlhf_jax.lab.programs import each_lane, known, make_gradient, make_look
 from rlhf_jax.lab.rows import Plan, card_row, finite
-from rlhf_jax.types import Array, Params
+from rlhf_jax.types import Array, Metrics, Params
 
 CHOICES = (4, 16)  # n of best-of-n
 RATE = 3e-3  # of Adam on the exact gradient
@@ -38,34 +39,26 @@ def calibration_rows(bench: Bench, plan: Plan) -> list[dict[str, Any]]:
 
 def exact_gradient(bench: Bench, plan: Plan) -> dict[str, np.ndarray]:
     """Adam on the exact gradient of J, looked at after 2, 4, 8... updates."""
-    tx = optax.adam(RATE)
+    tx, beta = optax.adam(RATE), jnp.float32(plan.beta)
+    gradient, look = make_gradient(bench), make_look(bench)
 
-    def loss(params: Params, place: Place) -> Array:
-        log_probs = log_probs_of(bench, params, place.prompts)
-        return -objective(log_probs, place.ref, place.rewards, plan.beta)
-
-    def update(_: Array, carry: tuple[Params, Any], place: Place) -> tuple[Params, Any]:
-        params, moments = carry
+    @jax.jit
+    def climb(params: Params, moments: Any, gradient: Params) -> tuple[Params, Any]:
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
-            change, moments = tx.update(jax.grad(loss)(params, place), moments, params)
-        stepped: Params = optax.apply_updates(params, change)  # pyright: ignore
-        return stepped, moments
+            downhill = jax.tree.map(jnp.negative, gradient)
+            change, moments = tx.update(downhill, moments, params)
+        return optax.apply_updates(params, change), moments  # pyright: ignore
 
-    def advance(carry: tuple[Params, Any], place: Place, count: Array):
-        return lax.fori_loop(0, count, lambda i, c: update(i, c, place), carry)
+    def curve(place: Place) -> Metrics:
+        params, found, target = place.frozen.reference, [], jnp.full_like(place.ref, jnp.nan)
+        moments = tx.init(params)
+        for i in range(len(plan.budgets)):
+            for _ in range(FIRST * (2**i - 2**i // 2)):
+                params, moments = climb(params, moments, gradient(params, place, beta))
+            found.append(look(params, place, target, beta))
+        return jax.tree.map(lambda *x: jnp.stack(x), *found)
 
-    go_on = jax.jit(jax.vmap(advance, in_axes=(0, 0, None)))
-    look = jax.jit(
-        jax.vmap(lambda p, place: known(log_probs_of(bench, p, place.prompts), place, plan.beta))
-    )
-    params = bench.places.frozen.reference
-    carry, found, done = (params, jax.vmap(tx.init)(params)), [], 0
-    for i in range(len(plan.budgets)):
-        steps = FIRST * 2**i
-        carry = go_on(carry, bench.places, jnp.asarray(steps - done, jnp.int32))
-        found.append(jax.device_get(look(carry[0], bench.places)))
-        done = steps
-    return jax.tree.map(lambda *x: np.stack(x, axis=1), *found)
+    return each_lane(curve, (bench.places,))
 
 
 def rows_of(

@@ -8,11 +8,11 @@ from collections.abc import Sequence as List
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from rlhf_jax.checks import check_task
 from rlhf_jax.config import EnumerableConfig, ModelConfig, RLHFConfig, split_dynamic
 from rlhf_jax.exact.policy import policy_log_probs
-from rlhf_jax.exact.quantities import gaps, measure
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.sizes import as_built
 from rlhf_jax.models.transformer import make_language_model
@@ -23,7 +23,7 @@ from rlhf_jax.tasks.tree import Tree
 from rlhf_jax.train import sft
 from rlhf_jax.train.loop import repeat
 from rlhf_jax.train.state import Frozen, stream
-from rlhf_jax.types import Array, Metrics, Params, Sequences, SpecialTokens, TextRollout, record
+from rlhf_jax.types import Array, Params, Sequences, SpecialTokens, TextRollout, record
 
 
 @record
@@ -37,7 +37,7 @@ class Place:
     rewards: Array  # [P, S]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # known by identity
 class Bench:
     """What the runs of one task share: the model, the tree, and the instances, stacked."""
 
@@ -76,8 +76,8 @@ def make_bench(config: RLHFConfig, instances: List[int]) -> Bench:
             rewards=jnp.stack([jnp.asarray(listed(task).gold) for task in tasks]),
         ),
     )
-    walk = jax.jit(jax.vmap(lambda params, prompts: log_probs_of(bench, params, prompts)))
-    ref = walk(references, bench.places.prompts)
+    walk = jax.jit(lambda lanes: lax.map(lambda lane: log_probs_of(bench, *lane), lanes))
+    ref = walk((references, bench.places.prompts))
     return dataclasses.replace(bench, places=dataclasses.replace(bench.places, ref=ref))
 
 
@@ -133,12 +133,6 @@ def log_probs_of(bench: Bench, params: Params, prompts: Sequences) -> Array:
     """Log-probability of every completion of an instance under a policy, [P, S]."""
     settings = {"config": bench.config.model, "sampling": bench.config.sampling}
     return policy_log_probs(bench.model, params, bench.tree, prompts, **settings)
-
-
-def known(log_probs: Array, place: Place, beta: float) -> Metrics:
-    """What is exactly known of a policy at a place."""
-    policy = (log_probs, place.ref, place.rewards)
-    return measure(*policy) | gaps(*policy, beta)
 
 
 def lanes(places: Place, seeds: int) -> Place:

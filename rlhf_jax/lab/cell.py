@@ -20,23 +20,22 @@ from rlhf_jax.config import (
     split_dynamic,
 )
 from rlhf_jax.exact.groups import grpo_fixed_point
-from rlhf_jax.exact.optimum import divergence, ipo_optimum, k3_fixed_point
+from rlhf_jax.exact.optimum import ipo_optimum, k3_fixed_point
 from rlhf_jax.lab.bench import (
     Bench,
     Place,
-    known,
     lanes,
     listed,
-    log_probs_of,
     seed_keys,
     table_reward,
 )
 from rlhf_jax.lab.pairs import pair_lanes
 from rlhf_jax.lab.probes import make_probe
+from rlhf_jax.lab.programs import each_lane, make_look
 from rlhf_jax.lab.rows import Plan, card_row, finite
 from rlhf_jax.train import one_step, online_dpo, policy_gradient, preference
 from rlhf_jax.train.state import TrainState
-from rlhf_jax.types import Array, Metrics
+from rlhf_jax.types import Array
 
 Step = Callable[[TrainState, Any, Place], TrainState]  # of one lane
 UNBIASED = ("rloo", "no_baseline", "moving_mean")  # estimators of the reward's own gradient
@@ -58,25 +57,21 @@ def run_cell(bench: Bench, config: RLHFConfig, plan: Plan) -> list[dict[str, Any
     state = jax.jit(jax.vmap(init))(places, keys)
     advance = jax.jit(make_advance(step), donate_argnums=0)
     target = jax.jit(jax.vmap(lambda place: own_target(bench, config, place, plan.beta)))(places)
-    look = in_turn(lambda state, place, own: look_at(bench, state, place, own, plan.beta))
-    probe, curves, probed, done = make_probe(bench, config, plan.beta), [], {}, 0
+    look, beta = make_look(bench), jnp.float32(plan.beta)
+    probe, curves, probed, done = make_probe(bench, config), [], {}, 0
     for i, budget in enumerate(plan.budgets):
         updates = budget // config.algo.completions
         state = advance(state, data, places, jnp.asarray(updates - done, jnp.int32))
-        curves.append(jax.device_get(look(state, places, target)))
+        seen = each_lane(look, (state.params["policy"], places, target), beta)
+        curves.append(seen | {"skipped": np.asarray(state.skipped, np.float32)})
         if probe is not None and i == min(PROBED, len(plan.budgets) - 1):
-            probed = jax.device_get(in_turn(probe)(state, places))
+            probed = each_lane(probe, (state, places), beta)
         done = updates
     curves = jax.tree.map(lambda *x: np.stack(x, axis=1), *curves)  # [lanes, budgets]
     seconds = (time.monotonic() - start) / len(keys)
     aims = np.asarray(jnp.all(jnp.isfinite(target), axis=(1, 2)))
     row = functools.partial(row_of, bench, config, plan, curves, probed)
     return [row(i, bool(aims[i]), seconds) for i in range(len(keys))]
-
-
-def in_turn(f: Callable[..., Metrics]) -> Callable[..., Metrics]:
-    """`f` of each lane, one after the other: a whole tree of prefixes fills the cache alone."""
-    return jax.jit(lambda *lanes: lax.map(lambda lane: f(*lane), lanes))
 
 
 def make_step(bench: Bench, config: RLHFConfig, plan: Plan):
@@ -122,14 +117,6 @@ def own_target(bench: Bench, config: RLHFConfig, place: Place, beta: float) -> A
         if algo.advantage in UNBIASED and algo.kl_estimator == "k3":
             return k3_fixed_point(place.ref, place.rewards, beta)
     return jnp.full_like(place.ref, jnp.nan)
-
-
-def look_at(bench: Bench, state: TrainState, place: Place, target: Array, beta: float) -> Metrics:
-    """Everything exact about one lane's policy."""
-    log_probs = log_probs_of(bench, state.params["policy"], place.prompts)
-    own = divergence(log_probs, target) / divergence(place.ref, target)
-    skipped = state.skipped.astype(jnp.float32)
-    return known(log_probs, place, beta) | {"own": own, "skipped": skipped}
 
 
 def row_of(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from rlhf_jax.config import PolicyGradientConfig, RLHFConfig, split_dynamic
-from rlhf_jax.exact.optimum import objective
 from rlhf_jax.exact.policy import Levels, prefix_log_probs, prefix_values, step_log_probs
-from rlhf_jax.lab.bench import Bench, Place, log_probs_of, table_reward
+from rlhf_jax.lab.bench import Bench, Place, table_reward
+from rlhf_jax.lab.programs import make_gradient
 from rlhf_jax.models.value_heads import policy_and_values
 from rlhf_jax.train.experience import make_experience
 from rlhf_jax.train.policy_gradient import make_policy_gradient
@@ -20,28 +21,22 @@ from rlhf_jax.train.state import TrainState
 from rlhf_jax.types import Array, Metrics, Params
 
 
-def make_probe(
-    bench: Bench, config: RLHFConfig, beta: float
-) -> Callable[[TrainState, Place], Metrics] | None:
-    """`(state, place) -> gradient_cosine, value_error`; None for what samples no rollouts.
+def make_probe(bench: Bench, config: RLHFConfig) -> Callable[..., Metrics] | None:
+    """`(state, place, beta) -> gradient_cosine, value_error`; None for what samples no rollouts.
 
     `value_error` is the root mean square error of the value function in standard deviations of the
     reward under the reference, over the prefixes the policy visits; NaN without a value function.
     """
     if not isinstance(config.algo, PolicyGradientConfig):
         return None
-    estimate = make_estimate(bench, config)
+    estimate, gradient = jax.jit(make_estimate(bench, config)), make_gradient(bench)
+    critic_error = jax.jit(functools.partial(value_error, bench, config))
 
-    def probe(state: TrainState, place: Place) -> Metrics:
-        def worth(params: Params) -> Array:
-            log_probs = log_probs_of(bench, params, place.prompts)
-            return objective(log_probs, place.ref, place.rewards, beta)
-
-        true = jax.grad(worth)(state.params["policy"])
-        return {
-            "gradient_cosine": cosine(true, estimate(state, place)),
-            "value_error": value_error(bench, config, state, place, beta),
-        }
+    def probe(state: TrainState, place: Place, beta: Array) -> Metrics:
+        true = gradient(state.params["policy"], place, beta)
+        error = critic_error(state, place, beta) if "value" in state.params else jnp.nan
+        found = cosine(true, estimate(state, place))
+        return {"gradient_cosine": found, "value_error": jnp.asarray(error)}
 
     return probe
 
@@ -69,6 +64,7 @@ def make_estimate(bench: Bench, config: RLHFConfig) -> Callable[[TrainState, Pla
     return estimate
 
 
+@jax.jit
 def cosine(a: Params, b: Params) -> Array:
     """Cosine of the angle between two trees."""
     dot = lambda x, y: sum(jnp.vdot(u, v) for u, v in zip(jax.tree.leaves(x), jax.tree.leaves(y)))
@@ -76,11 +72,9 @@ def cosine(a: Params, b: Params) -> Array:
 
 
 def value_error(
-    bench: Bench, config: RLHFConfig, state: TrainState, place: Place, beta: float
+    bench: Bench, config: RLHFConfig, state: TrainState, place: Place, beta: float | Array
 ) -> Array:
     """Error of the learnt values, see `make_probe`."""
-    if "value" not in state.params:
-        return jnp.full((), jnp.nan)
     settings = {"config": bench.config.model, "sampling": bench.config.sampling}
     policy, tree = state.params["policy"], bench.tree
     levels = step_log_probs(bench.model, policy, tree, place.prompts, **settings)

@@ -46,7 +46,11 @@ class Job:
     def key(self, config: CardConfig) -> str:
         """Under which its rows are kept: everything they depend on, but for the code."""
         seeds = [config.first_seed, config.seeds, config.first_instance, config.instances]
-        settings = {"seeds": seeds, "beta": config.beta, "budgets": config.budgets(self.task, self.algo)}
+        settings = {
+            "seeds": seeds,
+            "beta": config.beta,
+            "budgets": config.budgets(self.task, self.algo),
+        }
         return config_hash(settings | {"name": self.name, "cell": dataclasses.asdict(self.config)})
 
 
