@@ -24,6 +24,7 @@ from rlhf_jax.io.comparison import print_run_dir
 from rlhf_jax.io.console import note, stage_progress, warn
 from rlhf_jax.io.jsonl import read_rows
 from rlhf_jax.io.run_dir import config_hash, run_facts, write_json
+from rlhf_jax.io.watchdog import Watchdog
 from rlhf_jax.lab.gates import judge
 from rlhf_jax.report.card import load_card, table, write_page
 
@@ -59,9 +60,9 @@ def run_card(config: CardConfig, jobs: Sequence[Job], path: Path) -> bool:
 
     That is: every cell was run, and every gate passed.
     """
-    start = time.monotonic()
     path.mkdir(parents=True, exist_ok=True)
     found_before = earlier(path)
+    start = time.monotonic() - max((row["clock"] for row in found_before.values()), default=0.0)
     known = {j.name: found_before[j.key(config)] for j in jobs if j.key(config) in found_before}
     missing = [job for job in jobs if job.name not in known]
     if found_before:
@@ -75,7 +76,8 @@ def run_card(config: CardConfig, jobs: Sequence[Job], path: Path) -> bool:
                 warn(f"{job.name} failed: {error}")
                 continue
             known[job.name] = found
-            append(path, {"key": job.key(config), "name": job.name, **found})
+            row = {"key": job.key(config), "name": job.name, **found}
+            append(path, row | {"clock": time.monotonic() - start})
     if not known:
         raise UserError(f"no cell of the card could be run: {next(iter(errors.values()), '')}")
     seconds = time.monotonic() - start
@@ -138,9 +140,10 @@ def run_job(config: CardConfig, job: Job) -> dict[str, Any]:
     plan = Plan(seeds=list(seeds), budgets=config.budgets(job.task, job.algo), beta=config.beta)
     last = config.first_instance + config.instances
     place = bench(job.config, range(config.first_instance, last))
-    if job.algo == CALIBRATION:
-        return {"rows": calibration_rows(place, plan), "envelopes": envelopes(place)}
-    return {"rows": run_cell(place, job.config, plan), "envelopes": {}}
+    with Watchdog(job.config.run.stall_seconds).guard(job.name):
+        if job.algo == CALIBRATION:
+            return {"rows": calibration_rows(place, plan), "envelopes": envelopes(place)}
+        return {"rows": run_cell(place, job.config, plan), "envelopes": {}}
 
 
 BENCHES: dict[str, Any] = {}  # of this worker
@@ -191,9 +194,9 @@ def command() -> str:
 
 
 def earlier(path: Path) -> dict[str, dict[str, Any]]:
-    """Cells that were run before, by key."""
+    """Cells that were run before, by key; `clock` is the time spent when each was done."""
     rows = read_rows(path / "cells.jsonl")
-    return {row["key"]: row for row in rows if {"key", "rows", "envelopes"} <= row.keys()}
+    return {row["key"]: row for row in rows if {"key", "rows", "envelopes", "clock"} <= row.keys()}
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

@@ -75,6 +75,9 @@ QUANTITIES = {
     "exact/gap": Quantity(
         "gap to the optimum", "points", "price of a nat times KL(policy, optimum)"
     ),
+    "exact/gap_error": Quantity(
+        "error of the gap", "points", "one standard error: the gap is estimated from texts"
+    ),
     "exact/gap_share": Quantity(
         "gap to the optimum", "share", "of the gap of the reference: 1 there, 0 at the optimum"
     ),

@@ -63,6 +63,9 @@ class Task:
     # Further rewards that are computed inside the compiled program, by the name `task.reward` has.
     rewards: Mapping[str, ScoreFn] = dataclasses.field(default_factory=dict)
     exact: Enumerable | None = None  # where all completions can be listed
+    # Where the optimum is known but completions are too many to list: (beta, texts [N, L], their
+    # log-probabilities [N]) to the distance from the optimum of the policy that wrote them.
+    sampled_gap: Callable[[float, np.ndarray, np.ndarray], Mapping[str, float]] | None = None
     # Known truths about the task and its data, e.g. {"entropy_per_token": 1.2,
     # "bayes_pair_accuracy": 0.87}; shown beside what training reached.
     facts: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -67,12 +67,36 @@ def summarize(
         "task": config.task.name,
         "algo": config.algo.name,
         "seed": config.seed,
-        "before": numbers(task, outcome.before, known["before"]),
-        "after": numbers(task, outcome.after, known["after"]),
+        "before": numbers(task, outcome.before, known["before"])
+        | distance(config, task, outcome.before),
+        "after": numbers(task, outcome.after, known["after"])
+        | distance(config, task, outcome.after),
         "facts": dict(task.facts),
         "stages": session.stages,
         "kl_target": kl_target(config),
     }
+
+
+def distance(config: RLHFConfig, task: Task, evaluation: Evaluation) -> dict[str, float]:
+    """How far the policy is from a known optimum whose texts are too many to list.
+
+    Only where the reward is the true one and the price of a nat is fixed.
+    """
+    beta = fixed_price(config)
+    if task.sampled_gap is None or config.task.reward != "gold" or not beta:
+        return {}
+    rollout = evaluation.rollout
+    drawn = np.where(rollout.completion_mask, rollout.behavior_log_probs, 0.0).sum(axis=1)
+    return dict(task.sampled_gap(beta, np.asarray(rollout.tokens()), drawn))
+
+
+def fixed_price(config: RLHFConfig) -> float | None:
+    """What the algorithm pays for a nat from beginning to end; None if that changes."""
+    algo = config.algo
+    if isinstance(algo, PolicyGradientConfig):
+        fixed = algo.kl_controller == "fixed" and algo.kl_placement != "none"
+        return algo.kl_coef if fixed else None
+    return getattr(algo, "beta", None)
 
 
 def kl_target(config: RLHFConfig) -> float | None:

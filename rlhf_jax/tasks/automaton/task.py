@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from rlhf_jax.config import AutomatonConfig
 from rlhf_jax.tasks.automaton.horizon import reference_entropy, tilt_horizon
 from rlhf_jax.tasks.automaton.instance import Instance, make_instance
+from rlhf_jax.tasks.automaton.texts import policy_gap
 from rlhf_jax.tasks.automaton.walk import Walk, read
 from rlhf_jax.tasks.protocol import Task
 from rlhf_jax.tasks.reviews import annotator, sampler
@@ -53,8 +56,15 @@ def make_automaton(config: AutomatonConfig) -> Task:
         train_prompts=annotator.as_sequences(prompts),
         eval_prompts=annotator.as_sequences(np.tile(prompts, (-(-HELDOUT // len(prompts)), 1))),
         gold=make_gold([instance.machine]),
+        sampled_gap=functools.partial(_gap, instance.walk),
         facts={**_facts(instance.walk), "bayes_pair_accuracy": bayes},
     )
+
+
+def _gap(walk: Walk, beta: float, texts: np.ndarray, log_probs: np.ndarray) -> dict[str, float]:
+    """Distance to the optimum for a price `beta`, and one standard error of it."""
+    found = policy_gap(walk, tilt_horizon(walk, 1 / beta), texts, log_probs, walk.prompts.shape[1])
+    return {"exact/gap": found.gap, "exact/gap_error": found.error}
 
 
 def _width(walk: Walk) -> int:
