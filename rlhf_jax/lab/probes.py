@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,8 @@ def make_probe(bench: Bench, config: RLHFConfig) -> Callable[..., Metrics] | Non
     """
     if not isinstance(config.algo, PolicyGradientConfig):
         return None
-    estimate, gradient = jax.jit(make_estimate(bench, config)), make_gradient(bench)
-    critic_error = jax.jit(functools.partial(value_error, bench, config))
+    estimate, gradient = quick(make_estimate(bench, config)), make_gradient(bench)
+    critic_error = quick(functools.partial(value_error, bench, config))
 
     def probe(state: TrainState, place: Place, beta: Array) -> Metrics:
         true = gradient(state.params["policy"], place, beta)
@@ -39,6 +40,11 @@ def make_probe(bench: Bench, config: RLHFConfig) -> Callable[..., Metrics] | Non
         return {"gradient_cosine": found, "value_error": jnp.asarray(error)}
 
     return probe
+
+
+def quick(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled as fast as can be: it is called once a lane."""
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def make_estimate(bench: Bench, config: RLHFConfig) -> Callable[[TrainState, Place], Params]:

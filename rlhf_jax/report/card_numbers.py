@@ -70,8 +70,9 @@ def table(card: Card) -> list[dict[str, Any]]:
 
     Returns:
       Tasks in their order, in each the trained algorithms by their gap and then the calibration:
-      `task`, `algo`, `kind`, `budget` (the largest), `instances`, `seeds` (the fewest of an instance), `runs`, `not_finite`
-      (runs without a final gap), `above_envelope` (evaluated points, all runs), and each of
+      `task`, `algo`, `kind`, `budget` (the largest), `instances`, `seeds` (the fewest of an
+      instance), `runs`, `not_finite` (runs without a final gap), `above_envelope` (evaluated
+      points, all runs), and each of
       `METRICS` as an `Estimate`, an interquartile mean with its 95 % stratified bootstrap interval
       over instances and seeds; None where no run has one. A run without a final gap counts as the
       worst in every column; a number that is undefined for other runs is not counted, which
