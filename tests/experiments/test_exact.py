@@ -85,7 +85,8 @@ def test_every_cell_has_the_same_objective_but_those_with_their_own(composing):
         found = settings(config, task, algo)
         assert found.task.name == task and found.algo.name == algo.replace(".", "_")
         price = "kl_coef" if isinstance(found.algo, PolicyGradientConfig) else "beta"
-        assert getattr(found.algo, price) == config.beta
-        if isinstance(found.algo, PolicyGradientConfig) and algo not in config.own:
+        assert getattr(found.algo, price) == (0.1 if algo == "ipo" else config.beta)
+        elsewhere = algo == "grpo" or "." in algo
+        if isinstance(found.algo, PolicyGradientConfig) and not elsewhere:
             placed = (found.algo.kl_placement, found.algo.kl_estimator)
             assert placed == ("reward", "k1") and found.algo.kl_controller == "fixed"
