@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +16,105 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments._errors import check_choices, check_keys, one_line
-from experiments._resume import MULTIRUN, check_free, resumed, settings_files
+from experiments._leftovers import begun, discard, ended, report
+from experiments._overrides import key_of, last
+from experiments._resume import MULTIRUN, check_free, resumed, resumed_sweep, settings_files
 from experiments._schemas import GROUPS, register_schemas
 from rlhf_jax.config import ConfigError, UserError
+from rlhf_jax.io.console import warn
+from rlhf_jax.sweep.register import register
+
+Hints = Callable[[Any, Sequence[str]], Iterable[str]]
+
+
+class Program:
+    """A program as Hydra calls it, and what the launcher `lanes` asks of it (`Entry`)."""
+
+    def __init__(self, run: Callable[[Any, Path], None], check: Hints | None):
+        self.run, self.check = run, check
+        self.failures: list[str] = []
+        self.refused = False  # because of the settings, before anything ran
+        self.resume: Path | None = None  # the sweep that is gone on with
+        self.root: Path | None = None  # the sweep that runs in lanes
+        self.ran = False  # a batch of it
+        self.kept: set[Path] = set()  # directories that were there before
+
+    def __call__(self, config: DictConfig) -> None:
+        """One job, in this process."""
+        job = HydraConfig.get()
+        output_dir = Path(job.runtime.output_dir)
+        try:
+            settings = self.convert(config)
+            for line in self.hints(settings, job.overrides.task):
+                warn(line)
+            self.run(settings, output_dir)
+        except (UserError, OmegaConfBaseException) as error:  # Hydra would print a line of its own
+            label = f"{os.path.relpath(output_dir)}: " if job.mode == RunMode.MULTIRUN else ""
+            self.failures.append(label + one_line(error, sys.argv[1:]))
+            self.refused |= isinstance(error, ConfigError)
+            self.discard(output_dir)
+
+    def keep(self, key: str, arguments: Sequence[str]) -> None:
+        """Remembers a directory that is there already, so that it is not taken away."""
+        folder = last(key, arguments)
+        if folder is not None and Path(folder).exists():
+            self.kept.add(Path(folder).resolve())
+
+    def discard(self, folder: Path) -> None:
+        """Takes away what a refused start left in a directory of its own."""
+        if folder.resolve() not in self.kept:
+            discard(folder)
+
+    def begin(self, root: Path) -> None:
+        """The directory of a sweep in lanes, before anything is written there."""
+        self.root = root
+
+    def convert(self, config: DictConfig) -> Any:
+        """Settings in the schema, checked."""
+        check_keys(config)
+        settings = OmegaConf.to_object(config)
+        self.hints(settings, [])
+        return settings
+
+    def hints(self, config: Any, typed: Sequence[str]) -> Iterable[str]:
+        """What the user should hear of settings that can work."""
+        return [] if self.check is None else self.check(config, [key_of(a) for a in typed])
+
+    def explain(self, error: Exception, typed: Sequence[str]) -> str:
+        """An error as one line."""
+        return one_line(error, typed)
+
+    def failed(self, lines: Sequence[str]) -> None:
+        """Jobs that failed among others that did not."""
+        self.failures += lines
+
+    def close(self) -> None:
+        """Takes away a sweep that was refused; writes the report of one that ran."""
+        if self.root is not None and not begun(self.root):
+            self.discard(self.root)
+        elif self.root is not None and self.ran and ended(self.root):
+            self.failures += report(self.root)
 
 
 def launch(
-    program: Callable[[Any, Path], None], config_name: str, schema: type, *, resumable: bool = False
+    program: Callable[[Any, Path], None],
+    config_name: str,
+    schema: type,
+    *,
+    resumable: bool = False,
+    check: Hints | None = None,
 ) -> None:
     """Composes the settings, calls `program(config, run_dir)` and shows errors as one line.
 
     Args:
       resumable: the program fills a directory of its own, which `resume=DIR` goes on with.
+      check: refuses settings that cannot work, and names those typed that change nothing.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach `one_line`
     register_schemas(**{f"base_{config_name}": schema})
-    failures: list[str] = []
-    earlier: dict[Path, bytes] = {}  # the settings of the run that is resumed
-
-    def task(config: DictConfig) -> None:
-        job = HydraConfig.get()
-        output_dir = Path(job.runtime.output_dir)
-        try:
-            check_keys(config)
-            program(OmegaConf.to_object(config), output_dir)
-        except (UserError, OmegaConfBaseException) as error:  # Hydra would print a line of its own
-            label = f"{os.path.relpath(output_dir)}: " if job.mode == RunMode.MULTIRUN else ""
-            failures.append(label + one_line(error, sys.argv[1:]))
-            if isinstance(error, ConfigError):  # a refused change is not part of the run
-                for path, data in earlier.items():
-                    path.write_bytes(data)
-
+    register()
+    task = Program(program, check)
+    earlier: dict[Path, bytes] = {}  # the settings of what is resumed
     main = hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)
     try:
         sys.argv[1:] = sorted(sys.argv[1:], key=MULTIRUN.__contains__)  # argparse wants it so
@@ -54,16 +122,25 @@ def launch(
         if resumable:
             check_free(sys.argv[1:])
             earlier |= settings_files(sys.argv[1:])
+            sys.argv[1:], task.resume = resumed_sweep(sys.argv[1:])
             sys.argv[1:] = resumed(sys.argv[1:], GROUPS)
+        task.keep("hydra.run.dir", sys.argv[1:])
+        task.keep("hydra.sweep.dir", sys.argv[1:])
         main(task)()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        failures.append(one_line(error, sys.argv[1:]))
+        task.refused = True
+        task.failures += one_line(error, sys.argv[1:]).splitlines()
     except KeyboardInterrupt:
-        failures.append("interrupted")
+        further = "" if task.root is None else f"; go on with -m resume={task.root}"
+        task.failures.append(f"interrupted{further}")
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        failures.append(f"{error.filename}: {error.strerror}")
+        task.failures.append(f"{error.filename}: {error.strerror}")
     finally:  # of an error of another kind too: other jobs may have failed before it
-        for failure in failures:
+        task.close()
+        if task.refused:  # a refused change is not part of the run
+            for path, data in earlier.items():
+                path.write_bytes(data)
+        for failure in task.failures:
             print(f"error: {failure}", file=sys.stderr)
-    if failures:
+    if task.failures:
         sys.exit(2)

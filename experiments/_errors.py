@@ -23,6 +23,12 @@ from experiments._schemas import names_of
 from rlhf_jax.config import ConfigError, UserError
 
 TYPES = {int: "an int", float: "a float", bool: "true or false", str: "text"}
+PLUGINS = {  # of Hydra: the extra that installs them
+    "hydra/sweeper=optuna": "optuna",
+    "hydra/launcher=submitit_local": "submitit",
+    "hydra/launcher=submitit_slurm": "submitit",
+    "hydra/launcher=ray": "ray",
+}
 HYDRA = {  # how its messages name the key: what is accepted
     r"Ambiguous value for argument '([^=']+)=": "one value; quote it, or add -m for a run of each",
     r"Multiple values for ([^\s.]+)\.": "chosen twice; give it once, without +",
@@ -39,6 +45,9 @@ def one_line(error: BaseException, arguments: Sequence[str]) -> str:
             return unreadable(part.override)
         if isinstance(part, MissingConfigException) and part.options is not None:
             group, _, name = str(part.missing_cfg_file).rpartition("/")
+            if f"{group}={name}" in PLUGINS:
+                extra = PLUGINS[f"{group}={name}"]
+                return f"{group}={name}: not installed; pip install 'rlhf_jax[{extra}]'"
             return f"{group}={name}: must be one of {', '.join(shown(part.options))}"
     causes = [e for e in chain(error) if isinstance(e, OmegaConfBaseException) and e.full_key]
     if causes:
@@ -141,6 +150,8 @@ def check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
         if group not in groups or "=" not in argument:
             continue
         name = value_of(argument)
+        if name is None and group == "experiment":
+            continue
         if name is None or str(name).startswith("base_"):
             raise ConfigError(group, name, f"must be one of {', '.join(names_of(group))}")
     chosen = {key_of(a): value_of(a) for a in split(arguments)[0]}

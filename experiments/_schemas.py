@@ -31,7 +31,7 @@ SCHEMAS = {
     ("task", "base_repetition"): schemas.RepetitionConfig,
     ("task", "base_verifiable"): schemas.VerifiableConfig,
 }
-GROUPS = {"preset"} | {group for group, _ in SCHEMAS}
+GROUPS = {"preset", "experiment"} | {group for group, _ in SCHEMAS}
 
 
 def names_of(group: str) -> list[str]:

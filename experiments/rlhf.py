@@ -4,29 +4,30 @@ python -m experiments.rlhf                          # the embedded task, about t
 python -m experiments.rlhf task=imdb                # real reviews and human ratings
 python -m experiments.rlhf algo.kl_coef=0.1 model=small seed=3 sink=wandb
 python -m experiments.rlhf resume=outputs/rlhf/...  # go on with a run that was stopped
-python -m experiments.rlhf -m seed=1,2,3            # one run after the other
+python -m experiments.rlhf -m seed=1,2,3            # many runs as lanes of one program
+python -m experiments.rlhf -m experiment=ablation   # a question, its runs and its answer
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-
 from experiments._cli import launch
-from experiments._overrides import key_of
 from rlhf_jax import runtime
 from rlhf_jax.checks import check_config
 from rlhf_jax.checks.idle import idle
 from rlhf_jax.config import RLHFConfig
-from rlhf_jax.io.console import warn
+
+
+def check(config: RLHFConfig, typed: Sequence[str]) -> Iterable[str]:
+    """Refuses settings that cannot work; lines on those typed that change nothing."""
+    check_config(config)
+    return list(idle(config, typed))
 
 
 def main(config: RLHFConfig, output_dir: Path) -> None:
     """Runs the pipeline in `output_dir`."""
-    check_config(config)
-    for line in idle(config, [key_of(typed) for typed in HydraConfig.get().overrides.task]):
-        warn(line)
     runtime.setup(config.run)
     runtime.connect(config.run)
     from rlhf_jax.train.run import run_rlhf  # imports jax, so only after the set-up
@@ -35,4 +36,4 @@ def main(config: RLHFConfig, output_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, "rlhf", RLHFConfig, resumable=True)
+    launch(main, "rlhf", RLHFConfig, resumable=True, check=check)

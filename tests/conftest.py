@@ -1,15 +1,20 @@
 """Strict settings for every test: no silent dtype or rank promotion."""
 
 import os
+import sys
 
 # The tests compile many tiny programs and run each for milliseconds: compile quickly instead.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
+import absl.logging
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Hydra's set-up of logs closes all handlers; absl's would close what pytest captures by with it.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture

@@ -33,6 +33,12 @@ DYNAMIC = {
     },
     schemas.OnlineDPOConfig: {"beta", "missing_eos_penalty"},
     RLHFConfig: {"seed"},
+    schemas.ClassicConfig: {"seed"},
+    schemas.ClassicPPOConfig: {
+        "clip_eps", "clip_eps_high", "dual_clip", "penalty_coef", "penalty_target", "entropy_coef",
+        "target_kl", "gamma", "gae_lambda", "vf_coef", "huber_delta", "value_clip_eps",
+    },
+    schemas.GridworldConfig: {"slip", "step_cost", "gold", "dragon", "coin", "explore_starts"},
 }  # fmt: skip
 ALL = [c for c in vars(schemas).values() if isinstance(c, type) and dataclasses.is_dataclass(c)]
 

@@ -10,6 +10,8 @@ from rlhf_jax.config.algo import (
     of_kind,
 )
 from rlhf_jax.config.card import CardConfig, GateConfig
+from rlhf_jax.config.classic import ClassicConfig, ClassicPPOConfig, NetworkConfig
+from rlhf_jax.config.env import EnvConfig, GridworldConfig, GymnaxConfig, ProbeConfig
 from rlhf_jax.config.fields import (
     NOT_NEGATIVE,
     POSITIVE,
@@ -58,17 +60,24 @@ __all__ = [
     "BanditConfig",
     "BestOfNConfig",
     "CardConfig",
+    "ClassicConfig",
+    "ClassicPPOConfig",
     "ConfigError",
     "EnumerableConfig",
+    "EnvConfig",
     "EvalConfig",
     "GateConfig",
+    "GridworldConfig",
+    "GymnaxConfig",
     "ImdbConfig",
     "JsonlConfig",
     "ModelConfig",
+    "NetworkConfig",
     "OnlineDPOConfig",
     "OptimConfig",
     "PolicyGradientConfig",
     "PreferenceConfig",
+    "ProbeConfig",
     "RLHFConfig",
     "Range",
     "RejectionConfig",

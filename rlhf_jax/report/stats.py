@@ -60,6 +60,24 @@ def iqm(x: ArrayLike, axis: int | None = None) -> np.ndarray:
         return np.where(np.isnan(values).any(-1), np.nan, middle.mean(-1))[()]
 
 
+def iqm_present(x: ArrayLike, axis: int = -1) -> np.ndarray:
+    """As `iqm` of the values that are not nan; nan where there are none.
+
+    Args:
+      x: scores, nan where a run is missing.
+      axis: the one averaged over.
+
+    >>> iqm_present([[0.0, 1.0, np.nan, 2.0, 100.0], [3.0, np.nan, np.nan, np.nan, np.nan]])
+    array([1.5, 3. ])
+    """
+    values = np.sort(np.moveaxis(np.asarray(x, float), axis, -1), axis=-1)  # nan is sorted last
+    size = np.sum(~np.isnan(values), axis=-1, keepdims=True)
+    place = np.arange(values.shape[-1])
+    kept = (place >= size // 4) & (place < size - size // 4)
+    with np.errstate(invalid="ignore", divide="ignore"):  # inf - inf is nan, and so is 0 / 0
+        return (np.where(kept, values, 0.0).sum(-1) / kept.sum(-1))[()]
+
+
 def settle(x: ArrayLike, diverged: float | None) -> tuple[np.ndarray, int]:
     """Puts `diverged` where a score is not finite, and counts those.
 

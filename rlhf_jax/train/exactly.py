@@ -16,9 +16,10 @@ from rlhf_jax.train.preference_data import REFERENCE_FREE
 from rlhf_jax.train.scoring import in_parts, make_score
 from rlhf_jax.train.stages import Pipeline
 from rlhf_jax.train.state import Algorithm, Frozen, TrainState
-from rlhf_jax.types import Array, Metrics, TextRollout
+from rlhf_jax.types import Array, Metrics, Params, TextRollout
 
 Look = Callable[[TrainState], Metrics]
+Tables = tuple[Array, Array]  # the reference's log-probabilities and the reward trained on, [P, S]
 
 
 def make_look(pipeline: Pipeline, frozen: Frozen) -> Look:
@@ -27,27 +28,49 @@ def make_look(pipeline: Pipeline, frozen: Frozen) -> Look:
     The reward is the one trained on; with another than the true one `exact/gold` is the true one's
     mean.
     """
-    config, exact = pipeline.config, pipeline.task.exact
+    tables = exact_tables(pipeline, frozen)
+    return lambda state: look(pipeline, pipeline.config, tables, state)
+
+
+def exact_tables(pipeline: Pipeline, frozen: Frozen) -> Tables | None:
+    """What the policy is held against; None where the task's completions are not listed."""
+    exact = pipeline.task.exact
     if exact is None:
-        return lambda state: {}
-    settings = {"config": config.model, "sampling": config.sampling}
-    prompts = jax.tree.map(jnp.asarray, exact.prompts)
-    walk = lambda params: policy_log_probs(pipeline.model, params, exact.tree, prompts, **settings)
+        return None
     with pipeline.session.guard("listing the completions"):
-        ref = jax.jit(walk)(frozen.reference)
-        rewards = reward_table(pipeline, frozen, exact)
+        ref = jax.jit(lambda params: walk(pipeline, pipeline.config, params))(frozen.reference)
+        return ref, reward_table(pipeline, frozen, exact)
 
-    def look(state: TrainState) -> Metrics:
-        log_probs = walk(state.params["policy"])
-        found = measure(log_probs, ref, rewards)
-        beta = price(config, state)
-        if beta is not None:
-            found |= gaps(log_probs, ref, rewards, beta)
-        if config.task.reward != "gold":
-            found["exact/gold"] = jnp.mean(jnp.sum(jnp.exp(log_probs) * exact.gold, axis=1))
-        return found
 
-    return look
+def walk(pipeline: Pipeline, config: RLHFConfig, params: Params) -> Array:
+    """Log-probability of every completion, [P, S]; the numbers of `config` may be traced."""
+    exact = listed(pipeline)
+    prompts = jax.tree.map(jnp.asarray, exact.prompts)
+    settings = {"config": config.model, "sampling": config.sampling}
+    return policy_log_probs(pipeline.model, params, exact.tree, prompts, **settings)
+
+
+def listed(pipeline: Pipeline) -> Enumerable:
+    """The completions of the task, where they are listed."""
+    assert pipeline.task.exact is not None, f"{pipeline.task.name} is not listed"
+    return pipeline.task.exact
+
+
+def look(
+    pipeline: Pipeline, config: RLHFConfig, tables: Tables | None, state: TrainState
+) -> Metrics:
+    """What is known exactly of a policy; the numbers of `config` may be traced."""
+    if tables is None:
+        return {}
+    log_probs = walk(pipeline, config, state.params["policy"])
+    found = measure(log_probs, *tables)
+    beta = price(config, state)
+    if beta is not None:
+        found |= gaps(log_probs, *tables, beta)
+    if config.task.reward != "gold":
+        exact = listed(pipeline)
+        found["exact/gold"] = jnp.mean(jnp.sum(jnp.exp(log_probs) * exact.gold, axis=1))
+    return found
 
 
 def price(config: RLHFConfig, state: TrainState) -> Array | float | None:

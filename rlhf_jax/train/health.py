@@ -15,10 +15,18 @@ class TrainingStopped(UserError):
     """Training cannot go on; says why and what to try."""
 
 
+class Diverged(TrainingStopped):
+    """The numbers of a run are lost: nothing it could go on with is finite."""
+
+
 def check_finite(stage: str, streak: int, limit: int) -> None:
-    """Stops a run whose last `limit` optimizer steps were all dropped as not finite."""
+    """Stops a run whose last `limit` optimizer steps were all dropped as not finite.
+
+    Raises:
+      Diverged: it is such a run.
+    """
     if streak >= limit:
-        raise TrainingStopped(
+        raise Diverged(
             f"{stage}: the last {streak} optimizer steps were dropped because the loss or its "
             f"gradient was not finite (run.max_skipped={limit}). Try a lower learning rate, a "
             "smaller max_grad_norm or model.dtype=float32."

@@ -40,13 +40,18 @@ class Outcome:
 
 
 def make_pipeline(
-    config: RLHFConfig, task: Task, session: Session, score_host: ScoreHost | None = None
+    config: RLHFConfig,
+    task: Task,
+    session: Session,
+    score_host: ScoreHost | None = None,
+    cache: StageCache | None = None,
 ) -> Pipeline:
-    """Builds the model and opens the stage cache."""
+    """Builds the model and opens the stage cache: `cache`, or that of the settings."""
     config = dataclasses.replace(config, model=as_built(config.model, task.codec.vocab_size))
     codec = task.codec
     model = make_language_model(config.model, codec.vocab_size, codec.special, ends=codec.ends)
-    cache = StageCache(config.run.cache_dir) if config.run.cache else None
+    if cache is None and config.run.cache:
+        cache = StageCache(config.run.cache_dir)
     pieces = {"config": config, "task": task, "session": session, "model": model}
     return Pipeline(**pieces, cache=cache, score_host=score_host)
 

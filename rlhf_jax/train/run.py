@@ -5,23 +5,35 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rlhf_jax.checks import check_task
 from rlhf_jax.config import ConfigError, RLHFConfig
 from rlhf_jax.io.comparison import print_comparison, print_run_dir, print_samples
 from rlhf_jax.io.console import note
-from rlhf_jax.io.run_dir import RunDir, config_hash, run_facts, write_json, write_jsonl, write_text
+from rlhf_jax.io.run_dir import (
+    RunDir,
+    config_hash,
+    finite,
+    run_facts,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from rlhf_jax.io.sinks import Sink, make_sinks
+from rlhf_jax.io.stage_cache import StageCache
 from rlhf_jax.report.plots import plot_run
 from rlhf_jax.tasks import make_task
+from rlhf_jax.tasks.protocol import Task
 from rlhf_jax.tasks.rewards import RewardFn, load_reward
 from rlhf_jax.train.loop import Session, differences
-from rlhf_jax.train.pipeline import make_pipeline, run_pipeline
+from rlhf_jax.train.pipeline import Outcome, make_pipeline, run_pipeline
 from rlhf_jax.train.records import columns, side_by_side, summarize
 from rlhf_jax.train.scoring import host_score
+from rlhf_jax.train.stages import Pipeline
 
 FREE_ON_RESUME = ("resume", "run", "sink", "eval", "sweep")  # may change when a run goes on
 
@@ -29,31 +41,77 @@ FREE_ON_RESUME = ("resume", "run", "sink", "eval", "sweep")  # may change when a
 def run_rlhf(config: RLHFConfig, path: Path) -> None:
     """Trains, compares, and writes summary.json, samples.jsonl and the plots of a run."""
     start = time.monotonic()
+    summary, samples = run_recorded(config, path, start)
+    plot_run(path)
+    print_comparison(summary["before"], summary["after"], name=config.algo.name)
+    print_samples(samples[: config.eval.num_samples], name=config.algo.name)
+    print_run_dir(path)
+
+
+def run_recorded(
+    config: RLHFConfig, path: Path, start: float, cache: StageCache | None = None
+) -> Records:
+    """Trains, compares, and writes summary.json and samples.jsonl.
+
+    Args:
+      start: when the run began, as `time.monotonic` has it.
+      cache: of stages, in place of the one of the settings.
+    """
     run_dir = new_or_resumed(config, path)
-    plain = dataclasses.asdict(config)
     reward = load_python_reward(config)
     task = make_task(config.task)
     check_task(config, task)
     for line in task.notes:
         note(line)
-    if task.codec.serialized:
-        write_text(path / "tokenizer.json", task.codec.serialized)
+    write_tokenizer(task, run_dir)
     score_host = None if reward is None else host_score(task.codec, reward)
     with closing_sinks(config, run_dir) as sink:
         session = Session(run_dir=run_dir, run=config.run, sink=sink)
-        outcome = run_pipeline(make_pipeline(config, task, session, score_host))
+        pipeline = make_pipeline(config, task, session, score_host, cache)
+        outcome = run_pipeline(pipeline)
+    return write_records(config, pipeline, outcome, lambda: time.monotonic() - start)
+
+
+Records = tuple[dict[str, Any], list[dict[str, Any]]]  # summary.json, and rows of samples.jsonl
+
+
+def write_records(
+    config: RLHFConfig,
+    pipeline: Pipeline,
+    outcome: Outcome,
+    seconds: Callable[[], float],
+    *,
+    diverged: bool = False,
+) -> Records:
+    """Writes summary.json and samples.jsonl of a run that has ended.
+
+    Args:
+      config: the settings as they were given; the pipeline's name the model as it is built.
+      seconds: how long the run took, asked when all else is done.
+      diverged: it ended without a policy worth a number.
+    """
     # Once a side: the reward may be a user's function, and a slow one.
     sides = {"before": outcome.before, "after": outcome.after}
-    known = {side: columns(config, task, score_host, found) for side, found in sides.items()}
-    summary = summarize(config, task, session, outcome, known)
-    summary["seconds"] = time.monotonic() - start
-    write_json(run_dir.summary, summary | {"config_hash": config_hash(plain), **run_facts()})
-    samples = side_by_side(config, task, outcome, known)
+    scored = lambda found: columns(config, pipeline.task, pipeline.score_host, found)
+    known = {side: scored(found) for side, found in sides.items()}
+    summary = summarize(config, pipeline.task, pipeline.session, outcome, known)
+    diverged = diverged or finite(summary["after"])[1] > 0
+    summary["status"] = "diverged" if diverged else "finished"
+    if diverged:  # what it ends with is no result
+        summary["after"] = dict.fromkeys(summary["after"])
+    summary["seconds"] = seconds()
+    summary |= {"config_hash": config_hash(dataclasses.asdict(config)), **run_facts()}
+    run_dir = pipeline.session.run_dir
+    samples = side_by_side(config, pipeline.task, outcome, known)
     write_jsonl(run_dir.samples, samples)
-    plot_run(path)
-    print_comparison(summary["before"], summary["after"], name=config.algo.name)
-    print_samples(samples[: config.eval.num_samples], name=config.algo.name)
-    print_run_dir(path)
+    write_json(run_dir.summary, summary)  # the last: a run that has one is done
+    return summary, samples
+
+
+def write_tokenizer(task: Task, run_dir: RunDir) -> None:
+    """Keeps the tokenizer with the run, where it was trained on the task's texts."""
+    if task.codec.serialized:
+        write_text(run_dir.path / "tokenizer.json", task.codec.serialized)
 
 
 def new_or_resumed(config: RLHFConfig, path: Path) -> RunDir:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.config import OnlineDPOConfig, PolicyGradientConfig, split_dynamic
+from rlhf_jax.config import OnlineDPOConfig, PolicyGradientConfig, RLHFConfig, split_dynamic
 from rlhf_jax.train import one_step, online_dpo, policy_gradient
 from rlhf_jax.train.evaluate import Evaluation
 from rlhf_jax.train.exactly import make_look, watched
@@ -18,7 +18,7 @@ from rlhf_jax.train.loop import Stage, compile_timed, run_stage
 from rlhf_jax.train.scoring import ScoreHost, make_score, make_watch
 from rlhf_jax.train.stages import Pipeline, first_rows, make_evaluation, tuning_settings
 from rlhf_jax.train.state import Algorithm, Frozen, TrainState, stream
-from rlhf_jax.types import Params
+from rlhf_jax.types import Key, Params
 
 SHOWN = ("objective/scores", "gold/score", "objective/kl", "objective/kl_coef")
 
@@ -38,14 +38,18 @@ def make_algorithm(pipeline: Pipeline) -> Algorithm:
     )
 
 
+def make_init(config: RLHFConfig) -> Callable[[RLHFConfig, Frozen, Key], TrainState]:
+    """`(config, frozen, key) -> state` before the first update of an algorithm that samples."""
+    family = isinstance(config.algo, PolicyGradientConfig)
+    return policy_gradient.init if family else one_step.init
+
+
 def run_sampled(pipeline: Pipeline, frozen: Frozen) -> TrainState:
     """Improves the policy on its own samples; one compiled program if the reward is in-graph."""
     config = pipeline.config
-    family = isinstance(config.algo, PolicyGradientConfig)
-    init = policy_gradient.init if family else one_step.init
     steps = watched(make_algorithm(pipeline), make_look(pipeline, frozen))
     hparams = split_dynamic(config)[1]
-    state = jax.tree.map(jnp.copy, init(config, frozen, pipeline.key))
+    state = jax.tree.map(jnp.copy, make_init(config)(config, frozen, pipeline.key))
     args = (state, jax.device_put(pipeline.task.train_prompts), frozen, hparams)
     with pipeline.session.guard(f"compiling {config.algo.name}"):
         if pipeline.score_host is None:

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CASES = {
     # what is typed: what the line must contain
     "algo.updats=3": ["algo.updats=3: unknown key", "did you mean algo.updates?"],
-    "nothing=3": ["nothing=3", "accepted: seed, resume, task, model"],
-    "+nothing=3": ["error: nothing=3: unknown key", "accepted: seed, resume, task, model"],
+    "nothing=3": ["nothing=3", "accepted: seed, stage_seed, resume, task"],
+    "+nothing=3": ["error: nothing=3: unknown key", "accepted: seed, stage_seed, resume, task"],
     "+algo.nothing=3": ["error: algo.nothing=3: unknown key", "accepted: name, updates"],
     "algo={nothing: 3}": ["error: algo.nothing=3: unknown key", "accepted: name, updates"],
     "+algo.updates=3": ["algo.updates=3", "leave out the +"],
@@ -33,6 +33,8 @@ CASES = {
     "algo.minibatches=3": ["algo.minibatches=3", "must divide algo.batch_size=128"],
     "task.max_prompt=60": ["task.max_prompt=60", "model.context=64", "at least 85"],
     "resume=no/such/run": ["resume='no/such/run'", "not a run directory"],
+    "experiment=magic": ["experiment=magic: must be one of ablation, kl_placement, small, tune"],
+    "hydra/launcher=cloud": ["hydra/launcher=cloud: must be one of basic, lanes"],
 }
 
 
@@ -55,6 +57,7 @@ def test_a_mistake_is_one_line(tmp_path, argument):
     line = error_line(run(tmp_path, "rlhf", argument))
     assert [part for part in CASES[argument] if part not in line] == [], line
     assert "base_" not in line
+    assert not (tmp_path / "outputs").exists()  # it leaves nothing behind
 
 
 GENERATE = {
@@ -113,12 +116,14 @@ def test_a_taken_sweep_directory_is_refused(tmp_path):
     (tmp_path / "sweep" / "0").mkdir(parents=True)
     (tmp_path / "sweep" / "0" / "metrics.jsonl").touch()
     line = error_line(run(tmp_path, "rlhf", "-m", "hydra.sweep.dir=sweep", "seed=1,2"))
-    assert line == "error: hydra.sweep.dir='sweep': already holds runs; choose another"
+    wanted = "already holds runs; go on with -m resume=sweep, or choose another"
+    assert line == f"error: hydra.sweep.dir='sweep': {wanted}"
     assert [p.name for p in (tmp_path / "sweep").iterdir()] == ["0"]
 
 
 def test_every_failed_job_has_a_line_with_its_directory(tmp_path):
-    done = run(tmp_path, "rlhf", "seed=-1,-2", "-m", "hydra.sweep.dir=sweep", "algo.updates=1")
+    one_by_one = ("hydra/launcher=basic", "hydra.sweep.dir=sweep")
+    done = run(tmp_path, "rlhf", "seed=-1,-2", "-m", *one_by_one, "algo.updates=1")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"error: sweep/{job}: seed={seed}: must be 0 or above and below 2**32"

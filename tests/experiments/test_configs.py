@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import math
 import re
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -183,6 +185,31 @@ REFUSED = {
     "algo=dapo algo.surrogate=clip": "algo.clip_eps_high=0.28: clip has none",
     "algo=online_dpo algo.batch_size=9": "algo.batch_size=9: must be even",
 }
+
+
+EXPERIMENTS = [name for name in names("experiment") if name != "small"]
+
+
+def ends(override):
+    """The values of a sweep; of an interval its ends."""
+    if override.is_interval_sweep():
+        return [override.value().start, override.value().end]
+    return list(override.sweep_iterator())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_value_of_an_experiment_can_work_and_its_runs_are_counted(composed, name):
+    path = CONFIGS / "experiment" / f"{name}.yaml"
+    sweeper = OmegaConf.load(path).hydra.sweeper
+    typed = [f"{key}={value}" for key, value in sweeper.params.items()]
+    swept = {o.get_key_element(): ends(o) for o in OverridesParser.create().parse_overrides(typed)}
+    for key, values in swept.items():
+        for value in values:
+            check_config(composed("experiment=small", f"{key}={value}"))
+    runs = sweeper.get("n_trials") or math.prod(map(len, swept.values()))
+    table_row = table((ROOT / "docs" / "sweeps.md").read_text(), "Ready-made questions")[name]
+    assert table_row[-1] == str(runs)
+    assert sweeper.get("n_trials") or f"{runs} runs" in path.read_text()
 
 
 def test_the_schemas_behind_the_groups_are_no_choice():

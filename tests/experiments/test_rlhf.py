@@ -148,15 +148,27 @@ def test_a_directory_with_another_run_is_refused(finished):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_runs_one_after_the_other_and_the_failed_one_is_named(finished):
-    done = rlhf(finished[0], "-m", "seed=0,-1", "hydra.sweep.dir=sweep", "run.progress=false")
-    assert done.returncode == 2
-    wanted = "error: sweep/1: seed=-1: must be 0 or above and below 2**32"
-    assert done.stderr.splitlines() == [wanted]
-    first, alone = (
-        json.loads((finished[0] / name / "summary.json").read_text()) for name in ("sweep/0", "run")
+def test_a_multirun_gives_each_lane_the_result_of_its_own_run(finished):
+    folder = finished[0]
+    done = rlhf(folder, "-m", "seed=0,1", "stage_seed=0", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    first, second, alone = (
+        json.loads((folder / name / "summary.json").read_text())["after"]
+        for name in ("sweep/0", "sweep/1", "run")
     )
-    assert first["after"] == alone["after"]
+    assert first == pytest.approx(alone, rel=1e-5, abs=1e-5)
+    assert second.keys() == alone.keys() and second["gold/score"] != alone["gold/score"]
+    table = (folder / "sweep" / "results.csv").read_text().splitlines()
+    assert len(table) == 3 and table[0].startswith("job,status,")
+    assert (folder / "sweep" / "report" / "index.html").is_file()
+    assert "sweep/report/index.html" in done.stdout
+    again = rlhf(folder, "-m", "resume=sweep")
+    assert again.returncode == 2 and "keeps its settings" in again.stderr
+    (folder / "sweep" / "1" / "summary.json").unlink()
+    again = run(folder, "rlhf", "-m", "resume=sweep")
+    assert again.returncode == 0 and "1 of 2 jobs were finished before" in again.stdout
+    found = json.loads((folder / "sweep" / "1" / "summary.json").read_text())["after"]
+    assert found == pytest.approx(second, rel=1e-6)
 
 
 def test_generate_answers_a_file_of_prompts(finished):

@@ -1,0 +1,1 @@
+"""Environments stepped inside compiled programs: gridworlds, gymnax, probes."""

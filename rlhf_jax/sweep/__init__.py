@@ -1,0 +1,1 @@
+"""Sweeps: the jobs of a multirun as lanes of few compiled programs."""

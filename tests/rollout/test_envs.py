@@ -1,0 +1,83 @@
+"""Play: what is remembered of each step, resets, and normalisation by running moments."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from rlhf_jax.config import ClassicPPOConfig, GridworldConfig, NetworkConfig
+from rlhf_jax.envs.make import make_env
+from rlhf_jax.models.actor_critic import make_actor_critic
+from rlhf_jax.rollout.envs import begin, episode_metrics, rollout
+
+CONFIG = ClassicPPOConfig(num_envs=8, num_steps=40, gamma=0.9)
+ENV = make_env(GridworldConfig(layout="corridor", max_steps=12))
+MODEL = make_actor_critic(NetworkConfig(layers=1, width=8), (10,), 4)
+
+
+def played(config):
+    params = MODEL.init(jax.random.key(0))
+    start = begin(ENV, 8, jax.random.key(1))
+    play = jax.jit(lambda p, s, k: rollout(ENV, MODEL, config, p, s, k))
+    return start, *play(params, start, jax.random.key(2))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return played(CONFIG)
+
+
+def test_steps_follow_each_other_and_episodes_begin_anew(plain):
+    _, _, seen = plain
+    ended = np.asarray(seen.terminated | seen.truncated)
+    assert seen.observations.shape == (40, 8, 10) and ended.any()
+    goes_on = ~ended[:-1]
+    following = np.asarray(seen.observations[1:])
+    np.testing.assert_array_equal(
+        following[goes_on], np.asarray(seen.final_observations[:-1])[goes_on]
+    )
+    assert np.all(following[~goes_on][:, 0] == 1)  # the start
+    assert not np.any(seen.terminated & seen.truncated)
+    assert np.asarray(seen.episode_lengths).max() == 12
+
+
+def test_returns_of_episodes_are_the_sums_of_their_rewards(plain):
+    _, _, seen = plain
+    rewards, total = np.asarray(seen.rewards), np.zeros(8)
+    for t in range(40):
+        total += rewards[t]
+        ended = np.asarray(seen.terminated | seen.truncated)[t]
+        np.testing.assert_allclose(np.asarray(seen.episode_returns)[t][ended], total[ended], 1e-5)
+        total[ended] = 0
+    metrics = episode_metrics(seen)
+    assert int(metrics["episode/count"]) == np.sum(seen.terminated | seen.truncated)
+
+
+def test_nothing_ended_is_no_number():
+    config = dataclasses.replace(CONFIG, num_steps=2)
+    assert np.isnan(episode_metrics(played(config)[2])["episode/return"])
+
+
+def test_observations_are_standardised_and_cut(plain):
+    config = dataclasses.replace(CONFIG, normalize_observations=True, observation_clip=2.0)
+    start, after, seen = played(config)
+    assert np.abs(seen.observations).max() == 2.0
+    assert after.seen.count > start.seen.count + 300
+    assert np.abs(np.mean(seen.observations[20:], axis=(0, 1))).max() < 0.5
+
+
+def test_rewards_are_scaled_without_a_shift(plain):
+    config = dataclasses.replace(CONFIG, scale_rewards=True)
+    _, after, seen = played(config)
+    raw = np.asarray(plain[2].rewards)  # the same play: nothing was learnt
+    np.testing.assert_array_equal(np.sign(seen.rewards), np.sign(raw))
+    np.testing.assert_allclose(
+        seen.rewards[-1], raw[-1] / np.sqrt(after.gained.var + 1e-8), rtol=1e-5
+    )
+    total, sums = np.zeros(8), []
+    for t in range(40):
+        total = 0.9 * total + raw[t]
+        sums.append(total.copy())
+        total[np.asarray(seen.terminated | seen.truncated)[t]] = 0
+    np.testing.assert_allclose(after.gained.var, np.var(sums), rtol=0.02)
