@@ -118,6 +118,7 @@ def settings(config: CardConfig, task: str, algo: str) -> RLHFConfig:
     if not isinstance(kind, PolicyGradientConfig | PreferenceConfig | OnlineDPOConfig):
         raise ConfigError("algos", algo, "trains nothing step by step; the card cannot run it")
     found = composed([f"task={task}", f"algo={base}", *overrides(config, task, algo, kind)])
+    check_rewards(found)
     samples, first, *_ = found.algo.completions, config.budgets(task, algo)[0]
     if samples > first:
         accepted = f"draws {samples} completions an update, more than the first budget of {first}"
@@ -127,6 +128,16 @@ def settings(config: CardConfig, task: str, algo: str) -> RLHFConfig:
     found = dataclasses.replace(found, algo=named)
     check_config(found)
     return found
+
+
+def check_rewards(config: RLHFConfig) -> None:
+    """Raises ConfigError for rewards and labels that the card's aims are not computed for."""
+    task = config.task
+    assert isinstance(task, EnumerableConfig)
+    plain = {"reward": "gold", "annotator_temperature": 1.0, "flip_rate": 0.0}
+    for name, value in plain.items():
+        if getattr(task, name) != value:
+            raise ConfigError(f"task.{name}", getattr(task, name), f"must be {value} on the card")
 
 
 def overrides(config: CardConfig, task: str, algo: str, kind: object) -> Iterator[str]:

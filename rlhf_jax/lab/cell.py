@@ -139,4 +139,5 @@ def row_of(
     row |= {"seconds": seconds, "own_gap_share": own, "skipped": at["skipped"][-1]}
     if at["skipped"][-1]:  # a step that was not finite: what it ends with is no result
         row["gap_share"] = [*row["gap_share"][:-1], None]
+        row |= {"own_gap_share": own and [*own[:-1], None], "beta_eff": None, "beta_r2": None}
     return row | {k: finite(v[lane]) for k, v in probed.items()}

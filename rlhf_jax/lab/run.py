@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import multiprocessing
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from rlhf_jax.io.comparison import print_run_dir
 from rlhf_jax.io.console import note, stage_progress, warn
 from rlhf_jax.io.jsonl import read_rows
 from rlhf_jax.io.run_dir import config_hash, run_facts, write_json
+from rlhf_jax.io.sinks import jsonl_sink
 from rlhf_jax.io.watchdog import Watchdog
 from rlhf_jax.lab.gates import judge
 from rlhf_jax.report.card import load_card, table, write_page
@@ -64,7 +66,8 @@ def run_card(config: CardConfig, jobs: Sequence[Job], path: Path) -> bool:
     """
     path.mkdir(parents=True, exist_ok=True)
     found_before = earlier(path)
-    start = time.monotonic() - max((row["clock"] for row in found_before.values()), default=0.0)
+    spent = max((row.get("clock", 0.0) for row in found_before.values()), default=0.0)
+    start = time.monotonic() - spent
     known = {j.name: found_before[j.key(config)] for j in jobs if j.key(config) in found_before}
     missing = [job for job in jobs if job.name not in known]
     if found_before:
@@ -102,23 +105,43 @@ def results(
     """(job, what it found, error) as they come in."""
     if not jobs:
         return
-    workers = min(config.workers or os.cpu_count() or 1, len(jobs))
-    # A process a core and one thread in each: lanes share no pool that could starve.
-    settings = (RunConfig(threads=1),)
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, start_worker, settings)
+    waiting = list(jobs)
+    workers = [start_pool() for _ in range(min(config.workers or os.cpu_count() or 1, len(jobs)))]
+    tasks: dict[int, str] = {}  # that a worker has built, and compiled programs for
+    running: dict[Future, tuple[int, Job]] = {}
     try:
-        waiting: dict[Future, Job] = {pool.submit(run_job, config, job): job for job in jobs}
-        for future in as_completed(waiting):
-            error = future.exception()
-            text = None if error is None else first_line(error)
-            yield waiting[future], {} if text else future.result(), text
+        while waiting or running:
+            for number in set(range(len(workers))) - {number for number, _ in running.values()}:
+                if waiting:
+                    job = next_job(waiting, tasks.get(number), tasks.values())
+                    waiting.remove(job)
+                    tasks[number] = job.task
+                    running[workers[number].submit(run_job, config, job)] = (number, job)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number, job = running.pop(future)
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):  # its process is gone
+                    workers[number] = start_pool()
+                yield job, {} if error else future.result(), first_line(error) if error else None
     except BaseException:  # Ctrl-C: what is finished is on disk, the rest would be lost
-        for worker in list((pool._processes or {}).values()):
-            worker.terminate()
+        for process in [p for pool in workers for p in (pool._processes or {}).values()]:
+            process.terminate()
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for pool in workers:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def start_pool() -> ProcessPoolExecutor:
+    """A worker: one process with one thread, so that lanes share no pool that could starve."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, start_worker, (RunConfig(threads=1),))
+
+
+def next_job(waiting: Sequence[Job], own: str | None, held: Collection[str]) -> Job:
+    """Of the worker's own task; else of one that nobody is on; else where most is left."""
+    left = Counter(job.task for job in waiting)
+    return max(waiting, key=lambda job: (job.task == own, job.task not in held, left[job.task]))
 
 
 def start_worker(run: RunConfig) -> None:
@@ -201,10 +224,9 @@ def command() -> str:
 def earlier(path: Path) -> dict[str, dict[str, Any]]:
     """Cells that were run before, by key; `clock` is the time spent when each was done."""
     rows = read_rows(path / "cells.jsonl")
-    return {row["key"]: row for row in rows if {"key", "rows", "envelopes", "clock"} <= row.keys()}
+    return {row["key"]: row for row in rows if {"key", "rows", "envelopes"} <= row.keys()}
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
     """Keeps a cell at once, so that an interrupted card loses no finished one."""
-    with open(path / "cells.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    jsonl_sink(path / "cells.jsonl").log(row)

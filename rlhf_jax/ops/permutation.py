@@ -39,7 +39,7 @@ def permuted(key: Key, positions: Array, size: int) -> Array:
     def network(x: Array) -> Array:
         left, right = x // side, x % side
         for salt in salts:
-            left, right = right, (left + mixed(right ^ salt)) % side
+            left, right = right, (left + mixed(right ^ salt) % side) % side
         return left * side + right
 
     outside = lambda x: x >= jnp.uint32(size)

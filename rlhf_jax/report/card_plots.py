@@ -69,7 +69,7 @@ def draw_gap(task: str, curves: Sequence[Curve]) -> Figure:
         if own:
             axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
 
-    labels = ("completions sampled", "gap left (share of the start's)")
+    labels = ("completions (drawn, or read in pairs)", "gap left (share of the start's)")
     title = f"{task_name(task)}: how much is left to learn{_warning(trained)}"
     figure = _panels(title, labels, trained, draw)
     width, height = figure.get_size_inches()

@@ -75,9 +75,10 @@ QUANTITIES = {
     "exact/gap": Quantity(
         "gap to the optimum", "points", "price of a nat times KL(policy, optimum)"
     ),
-    "exact/gap_error": Quantity(
-        "error of the gap", "points", "one standard error: the gap is estimated from texts"
+    "exact/source_gap": Quantity(
+        "gap to the optimum", "points", "with the task's source as the reference; from texts"
     ),
+    "exact/source_gap_error": Quantity("error of that gap", "points", "one standard error"),
     "exact/gap_share": Quantity(
         "gap to the optimum", "share", "of the gap of the reference: 1 there, 0 at the optimum"
     ),

@@ -91,7 +91,8 @@ def online_loss(
     ref_sides = (ref_sums[better], ref_sums[worse])
     losses, *rewards = pair_losses(algo.loss, *sides, *ref_sides, algo.beta)
     if algo.ranking == "bradley_terry":
-        swapped, *_ = pair_losses(algo.loss, *sides[::-1], *ref_sides[::-1], algo.beta)
+        turned = (sums[worse], sums[better], ref_sums[worse], ref_sums[better])
+        swapped, *_ = pair_losses(algo.loss, *turned, algo.beta)
         losses = expected_loss(losses, swapped, jax.nn.sigmoid(scores[better] - scores[worse]))
     metrics = describe(*sides, *rewards, mean=mean) | {"loss/policy_avg": mean(losses)}
     metrics["val/tied_pairs"] = 1.0 - jnp.mean(weights)

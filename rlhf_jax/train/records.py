@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax.config import PolicyGradientConfig, RLHFConfig
+from rlhf_jax.config import PolicyGradientConfig, PreferenceConfig, RLHFConfig
 from rlhf_jax.tasks.protocol import Task
 from rlhf_jax.train.evaluate import Evaluation
 from rlhf_jax.train.loop import Session
 from rlhf_jax.train.pipeline import Outcome
+from rlhf_jax.train.preference_data import REFERENCE_FREE
 from rlhf_jax.train.scoring import ScoreHost, prompt_and_completion
 
 Columns = dict[str, np.ndarray]  # metric name to one number a completion
@@ -80,6 +81,9 @@ def summarize(
 def distance(config: RLHFConfig, task: Task, evaluation: Evaluation) -> dict[str, float]:
     """How far the policy is from a known optimum whose texts are too many to list.
 
+    The optimum is that of the task's source in the place of the reference, so the number before
+    training is the distance the supervised model has by not being the source.
+
     Only where the reward is the true one and the price of a nat is fixed.
     """
     beta = fixed_price(config)
@@ -96,7 +100,8 @@ def fixed_price(config: RLHFConfig) -> float | None:
     if isinstance(algo, PolicyGradientConfig):
         fixed = algo.kl_controller == "fixed" and algo.kl_placement != "none"
         return algo.kl_coef if fixed else None
-    return getattr(algo, "beta", None)
+    free = isinstance(algo, PreferenceConfig) and algo.loss in REFERENCE_FREE
+    return None if free else getattr(algo, "beta", None)
 
 
 def kl_target(config: RLHFConfig) -> float | None:

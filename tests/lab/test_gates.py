@@ -74,13 +74,15 @@ def test_an_aim_of_its_own_is_held_to_that():
     assert verdicts(runs("bandit", "grpo", 0.3, **own))[name]
     far = {"own_gap_share": [0.5, 0.3]}
     assert not verdicts(runs("bandit", "grpo", 0.001, **far))[name]
-    assert name not in verdicts(runs("bandit", "grpo", 0.001))  # nothing was predicted
+    assert not verdicts(runs("bandit", "grpo", 0.001))[name]  # nothing was predicted
+    assert name not in verdicts(runs("bandit", "rloo", 0.001))  # nothing was run
 
 
 def test_the_control_must_miss():
     name = "broken misses the optimum on bandit"
     assert verdicts(runs("bandit", "broken", 0.4))[name]
     assert not verdicts(runs("bandit", "broken", 0.01))[name]
+    assert not verdicts(runs("bandit", "broken", None))[name]  # broke down, learnt nothing
 
 
 def test_a_cell_that_failed_fails_the_card():

@@ -64,7 +64,7 @@ def make_automaton(config: AutomatonConfig) -> Task:
 def _gap(walk: Walk, beta: float, texts: np.ndarray, log_probs: np.ndarray) -> dict[str, float]:
     """Distance to the optimum for a price `beta`, and one standard error of it."""
     found = policy_gap(walk, tilt_horizon(walk, 1 / beta), texts, log_probs, walk.prompts.shape[1])
-    return {"exact/gap": found.gap, "exact/gap_error": found.error}
+    return {"exact/source_gap": found.gap, "exact/source_gap_error": found.error}
 
 
 def _width(walk: Walk) -> int:
