@@ -1,7 +1,7 @@
 """The report card: every algorithm on tasks whose optimum is known, scored by its distance to it.
 
 python -m experiments.exact                                # the whole card
-python -m experiments.exact card=small                     # three tasks, two to four minutes
+python -m experiments.exact card=small                     # three tasks, two to three minutes
 python -m experiments.exact tasks=[bandit] algos=[ppo,rloo] seeds=8
 python -m experiments.exact first_instance=8               # instances nobody has tuned on
 python -m experiments.exact resume=outputs/exact/...       # what is missing of a stopped card
