@@ -24,11 +24,11 @@ from rlhf_jax.io.card_table import print_card
 from rlhf_jax.io.comparison import print_run_dir
 from rlhf_jax.io.console import note, stage_progress, warn
 from rlhf_jax.io.jsonl import read_rows
-from rlhf_jax.io.run_dir import config_hash, run_facts, write_json
+from rlhf_jax.io.run_dir import config_hash, run_facts, write_json, write_text
 from rlhf_jax.io.sinks import jsonl_sink
 from rlhf_jax.io.watchdog import Watchdog
 from rlhf_jax.lab.gates import judge
-from rlhf_jax.report.card import load_card, table, write_page
+from rlhf_jax.report.card import load_card, markdown, table, write_page
 
 CALIBRATION = "calibration"
 # Cells compile for a third less at level 1, and run as fast: their matrices are small.
@@ -91,9 +91,11 @@ def run_card(config: CardConfig, jobs: Sequence[Job], path: Path) -> bool:
 
 
 def show(path: Path) -> bool:
-    """Prints the card of a directory, writes its page, and says whether all gates passed."""
+    """Prints the card of a directory, writes its pages, and says whether all gates passed."""
     card = load_card(path)
-    print_card(table(card), card["gates"])
+    lines = table(card)
+    print_card(lines, card["gates"])
+    write_text(path / "card.md", markdown(lines) + "\n")
     write_page(path)
     print_run_dir(path)
     return all(gate["passed"] for gate in card["gates"])

@@ -82,12 +82,14 @@ def pictures(card: Card, task: str) -> list[dict[str, Any]]:
     return [_picture(draw_gap(task, curves)), _picture(draw_frontier(card, task, curves))]
 
 
-def markdown(lines: Sequence[Line]) -> str:
+def markdown(lines: Sequence[Line], columns: Sequence[str] = IN_MARKDOWN) -> str:
     """The lines of `table` as people read them in a README, a table for each task.
+
+    `columns` are names of `METRICS`.
 
     Calibration is in italics; fewer than three seeds are marked, and said above everything.
     """
-    names = [name for name in IN_MARKDOWN if _shown(lines, name)]
+    names = [name for name in columns if _shown(lines, name)]
     head = [
         "algorithm",
         "completions",
