@@ -144,6 +144,7 @@ class FakeTask(NamedTuple):
     gold: object = None
     name: str = "mine"
     exact: object = None
+    sampled_gap: object = None
     codec: object = SimpleNamespace(ends=True)
 
 

@@ -25,7 +25,7 @@ def run(folder, *arguments):
 
 @pytest.mark.slow
 def test_a_card_leaves_all_it_promises_and_goes_on(tmp_path):
-    few = ["tasks=[bandit]", "instances=1", "seeds=2", "largest_budget=11", "workers=1"]
+    few = ["tasks=[bandit]", "instances=1", "seeds=2", "largest.bandit=11", "workers=1"]
     few += ["hydra.run.dir=card", "gates.gap_share=0.9", "gates.controls=[]"]
     done = run(tmp_path, *few, "algos=[rloo]")
     assert done.returncode == 0, done.stderr
@@ -64,7 +64,7 @@ def composing():
         ("algos=[rloo,rloo@bandit]", "algos='rloo on bandit': asked for twice"),
         ("algos=[rloo@moon]", "algos='rloo@moon': @ must be of bandit"),
         ("gates.own=[grpoo/bandit]", "gates.own='grpoo/bandit': must be ALGO/TASK of the card"),
-        ("+largest.bandit=3", "largest.bandit=3: at least smallest_budget=10"),
+        ("largest.bandit=3", "largest.bandit=3: at least smallest_budget=10"),
     ],
 )
 def test_a_mistake_is_told_by_its_key(composing, typed, wanted):
