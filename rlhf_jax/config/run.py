@@ -72,3 +72,8 @@ class RLHFConfig:
     sink: SinkConfig = field(default_factory=SinkConfig)
     run: RunConfig = field(default_factory=RunConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+
+    @property
+    def seed_of_stages(self) -> int:
+        """That of the supervised and the reward model, which runs of other seeds may share."""
+        return self.seed if self.stage_seed is None else self.stage_seed

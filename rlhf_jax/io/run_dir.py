@@ -151,6 +151,19 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys.
+
+    >>> flat({"algo": {"clip_eps": 0.2}, "seed": None})
+    {'algo.clip_eps': 0.2, 'seed': None}
+    """
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = isinstance(value, Mapping) and value
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
+
+
 def run_facts() -> dict[str, Any]:
     """Versions, device and commit of this process, for `summary.json`."""
     import jax

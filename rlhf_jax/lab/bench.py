@@ -18,7 +18,7 @@ from rlhf_jax.models.sizes import as_built
 from rlhf_jax.models.transformer import make_language_model
 from rlhf_jax.models.value_heads import init_head
 from rlhf_jax.tasks import make_task
-from rlhf_jax.tasks.protocol import Enumerable, Task
+from rlhf_jax.tasks.protocol import Task, listed
 from rlhf_jax.tasks.tree import Tree
 from rlhf_jax.train import sft
 from rlhf_jax.train.loop import repeat
@@ -79,12 +79,6 @@ def make_bench(config: RLHFConfig, instances: List[int]) -> Bench:
     walk = jax.jit(lambda lanes: lax.map(lambda lane: log_probs_of(bench, *lane), lanes))
     ref = walk((references, bench.places.prompts))
     return dataclasses.replace(bench, places=dataclasses.replace(bench.places, ref=ref))
-
-
-def listed(task: Task) -> Enumerable:
-    """The completions of a task, where they are listed."""
-    assert task.exact is not None, f"{task.name} is not listed"
-    return task.exact
 
 
 def stacked(trees: List[Sequences]) -> Sequences:

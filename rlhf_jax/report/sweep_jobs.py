@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from rlhf_jax.io.run_dir import flat
 from rlhf_jax.report.load import load_summary
 
 UNTOUCHED = ("run", "sink", "resume", "sweep")  # settings that change no number
@@ -85,21 +86,6 @@ def differs(jobs: Sequence[Job], key: str) -> bool:
     if key.split(".")[0] in UNTOUCHED:
         return False
     return len({repr(job.setting(key)) for job in jobs}) > 1
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys.
-
-    >>> flat({"algo": {"clip_eps": 0.2}, "seed": 0})
-    {'algo.clip_eps': 0.2, 'seed': 0}
-    """
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 def _homes(root: Path) -> list[Path]:

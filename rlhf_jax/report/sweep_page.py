@@ -117,7 +117,6 @@ def provenance(study: Study) -> dict[str, Any]:
         "compile_seconds": sum(compiled),
         "groups": [g for r in study.records for g in r.get("groups") or ()],
         "statuses": dict(study.runs.status.value_counts()),
-        "hashes": len({s.get("config_hash") for s in ended}),
         "mixed": _changing(study),
     }
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_jax.config import ConfigError, RLHFConfig, UserError
+from rlhf_jax.io.run_dir import flat
 
 FREE = ("resume", "run", "sink", "sweep")  # may be others when a sweep is resumed
 
@@ -133,25 +134,18 @@ def check_place(job: Planned, resume: Path | None) -> None:
             accepted = f"already holds runs; go on with -m resume={folder}, or choose another"
             raise ConfigError("hydra.sweep.dir", folder, accepted)
     elif stored.exists():
-        then = leaves(OmegaConf.to_container(OmegaConf.load(stored), resolve=False))
-        now = leaves(OmegaConf.to_container(job.task, resolve=False))
+        then, now = written(OmegaConf.load(stored)), written(job.task)
         for key in sorted({*then, *now}):
             if key.partition(".")[0] not in FREE and then.get(key) != now.get(key):
                 accepted = f"{job.path} was begun with {then.get(key)!r}; start a new sweep"
                 raise ConfigError(key, now.get(key), accepted)
 
 
-def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as {dotted key: value}.
-
-    >>> leaves({"seed": 1, "sink": {"group": None}})
-    {'seed': 1, 'sink.group': None}
-    """
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        inner = leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else None
-        found |= {f"{prefix}{key}": value} if inner is None else inner
-    return found
+def written(config: DictConfig | ListConfig) -> dict[str, Any]:
+    """Settings as they are written, by dotted key."""
+    found = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(found, dict)
+    return flat({str(key): value for key, value in found.items()})
 
 
 def collisions(planned: Sequence[Planned]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rlhf_jax.config import OnlineDPOConfig, PolicyGradientConfig, RLHFConfig, split_dynamic
-from rlhf_jax.io.run_dir import config_hash
+from rlhf_jax.io.run_dir import config_hash, flat
 from rlhf_jax.sweep.jobs import Job
 
 T = TypeVar("T")
@@ -157,26 +157,13 @@ def sft_parts(config: RLHFConfig) -> dict[str, Any]:
         "model": {k: v for k, v in model.items() if k not in VALUE_KEYS},
         "sft": dataclasses.asdict(config.sft),
         "precision": config.run.matmul_precision,
-        "seed": config.seed if config.stage_seed is None else config.stage_seed,
+        "seed": config.seed_of_stages,
     }
 
 
 def stages_of(jobs: Iterable[Job]) -> tuple[str, ...]:
     """Keys of the stages that jobs need, each once."""
     return tuple(dict.fromkeys(stage_key(job.config) for job in jobs))
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested settings by dotted key.
-
-    >>> flat({"a": {"b": 1}, "c": None})
-    {'a.b': 1, 'c': None}
-    """
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = isinstance(value, Mapping)
-        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return found
 
 
 def differing(groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -93,3 +93,9 @@ class Task:
             digest.update(f"{array.shape}{array.dtype}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+
+def listed(task: Task) -> Enumerable:
+    """The completions of a task, where they are listed."""
+    assert task.exact is not None, f"{task.name} is not listed"
+    return task.exact

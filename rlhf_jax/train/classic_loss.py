@@ -5,20 +5,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from rlhf_jax.config import ClassicPPOConfig
-from rlhf_jax.losses.policy_gradient import (
-    kl_penalty_loss,
-    log_clip_loss,
-    no_clip_loss,
-    reinforce_loss,
-)
-from rlhf_jax.losses.ppo import approx_kl, clip_fraction, ppo_clip_loss, value_loss
+from rlhf_jax.losses.ppo import approx_kl, clip_fraction, value_loss
 from rlhf_jax.models.functional import Model
 from rlhf_jax.ops.distributions import probability_ratio
 from rlhf_jax.ops.masked import masked_whiten
 from rlhf_jax.ops.policies import Policy
+from rlhf_jax.train.policy_loss import CLIPPING, clip_range, step_loss
 from rlhf_jax.types import Array, Metrics, Params, record
-
-CLIPPING = ("clip", "dual_clip", "log_clip")
 
 
 @record
@@ -43,7 +36,9 @@ def minibatch_loss(
     advantages = steps.advantages
     if config.whiten_advantages == "minibatch":
         advantages = whitened(config, advantages)
-    losses = surrogate_loss(config, policy, log_probs, advantages, steps, extra["penalty_coef"])
+    kl = lambda: steps.behavior.kl(policy)  # pyright: ignore[reportArgumentType]
+    old = steps.behavior_log_probs
+    losses = step_loss(config, log_probs, old, advantages, kl, extra["penalty_coef"])
     surrogate, spread = jnp.mean(losses), jnp.mean(policy.entropy())
     value, acted = value_terms(config, values, steps)
     loss = surrogate - extra["entropy_coef"] * spread + config.vf_coef * value
@@ -61,37 +56,6 @@ def whitened(config: ClassicPPOConfig, advantages: Array) -> Array:
     """Mean 0 and variance 1 over all of them."""
     ddof = 1 if config.whiten_variance == "unbiased" else 0
     return masked_whiten(advantages, jnp.ones_like(advantages, bool), ddof=ddof)
-
-
-def clip_range(config: ClassicPPOConfig) -> dict[str, float]:
-    """Lower and upper width of the clip."""
-    high = config.clip_eps if config.clip_eps_high is None else config.clip_eps_high
-    return {"clip_low": config.clip_eps, "clip_high": high}
-
-
-def surrogate_loss(
-    config: ClassicPPOConfig,
-    policy: Policy,
-    log_probs: Array,
-    advantages: Array,
-    steps: Steps,
-    penalty_coef: Array,
-) -> Array:
-    """The policy's loss per step [N], by the surrogate asked for."""
-    old, clip = steps.behavior_log_probs, clip_range(config)
-    match config.surrogate:
-        case "none":
-            return no_clip_loss(log_probs, old, advantages)
-        case "log_clip":
-            return log_clip_loss(log_probs, old, advantages, **clip)
-        case "dual_clip":
-            return ppo_clip_loss(log_probs, old, advantages, **clip, dual_clip=config.dual_clip)
-        case "kl_penalty" | "adaptive_kl_penalty":
-            kl = steps.behavior.kl(policy)  # pyright: ignore[reportArgumentType]
-            return kl_penalty_loss(log_probs, old, advantages, kl, penalty_coef=penalty_coef)
-        case "reinforce":
-            return reinforce_loss(log_probs, advantages)
-    return ppo_clip_loss(log_probs, old, advantages, **clip)
 
 
 def value_terms(config: ClassicPPOConfig, values: Array, steps: Steps) -> tuple[Array, Array]:

@@ -8,10 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.config import OnlineDPOConfig, PolicyGradientConfig, PreferenceConfig, RLHFConfig
+from rlhf_jax.config import (
+    AlgoConfig,
+    OnlineDPOConfig,
+    PolicyGradientConfig,
+    PreferenceConfig,
+    RLHFConfig,
+)
 from rlhf_jax.exact.policy import policy_log_probs
 from rlhf_jax.exact.quantities import gaps, measure
-from rlhf_jax.tasks.protocol import Enumerable
+from rlhf_jax.tasks.protocol import Enumerable, listed
 from rlhf_jax.train.preference_data import REFERENCE_FREE
 from rlhf_jax.train.scoring import in_parts, make_score
 from rlhf_jax.train.stages import Pipeline
@@ -44,16 +50,10 @@ def exact_tables(pipeline: Pipeline, frozen: Frozen) -> Tables | None:
 
 def walk(pipeline: Pipeline, config: RLHFConfig, params: Params) -> Array:
     """Log-probability of every completion, [P, S]; the numbers of `config` may be traced."""
-    exact = listed(pipeline)
+    exact = listed(pipeline.task)
     prompts = jax.tree.map(jnp.asarray, exact.prompts)
     settings = {"config": config.model, "sampling": config.sampling}
     return policy_log_probs(pipeline.model, params, exact.tree, prompts, **settings)
-
-
-def listed(pipeline: Pipeline) -> Enumerable:
-    """The completions of the task, where they are listed."""
-    assert pipeline.task.exact is not None, f"{pipeline.task.name} is not listed"
-    return pipeline.task.exact
 
 
 def look(
@@ -68,7 +68,7 @@ def look(
     if beta is not None:
         found |= gaps(log_probs, *tables, beta)
     if config.task.reward != "gold":
-        exact = listed(pipeline)
+        exact = listed(pipeline.task)
         found["exact/gold"] = jnp.mean(jnp.sum(jnp.exp(log_probs) * exact.gold, axis=1))
     return found
 
@@ -79,6 +79,19 @@ def price(config: RLHFConfig, state: TrainState) -> Array | float | None:
     if isinstance(algo, PolicyGradientConfig):
         has_price = algo.kl_placement != "none"
         return jnp.maximum(state.extra["kl_coef"], 1e-6) if has_price else None
+    return preference_price(algo)
+
+
+def fixed_price(algo: AlgoConfig) -> float | None:
+    """The same where it is one number from beginning to end; None where it changes."""
+    if isinstance(algo, PolicyGradientConfig):
+        fixed = algo.kl_controller == "fixed" and algo.kl_placement != "none"
+        return algo.kl_coef if fixed else None
+    return preference_price(algo)
+
+
+def preference_price(algo: AlgoConfig) -> float | None:
+    """The price in a preference loss; None without one or without a reference."""
     if isinstance(algo, OnlineDPOConfig):
         return algo.beta
     if isinstance(algo, PreferenceConfig) and algo.loss not in REFERENCE_FREE:

@@ -17,7 +17,7 @@ from jax import lax
 from rlhf_jax.config import RunConfig, UserError
 from rlhf_jax.io.checkpoint import CheckpointStore
 from rlhf_jax.io.console import stage_progress
-from rlhf_jax.io.run_dir import RunDir
+from rlhf_jax.io.run_dir import RunDir, flat
 from rlhf_jax.io.sinks import Sink, truncate_after
 from rlhf_jax.io.watchdog import Watchdog
 from rlhf_jax.train.health import check_finite
@@ -145,18 +145,9 @@ def check_settings(stage: Stage, saved: Mapping[str, Any]) -> None:
 
 def differences(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """Which settings are not what they were, as text; empty if all are."""
-    old, new = dict(flat(saved)), dict(flat(json.loads(json.dumps(settings))))
+    old, new = flat(saved), flat(json.loads(json.dumps(settings)))
     changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     return ", ".join(f"{k}: {old.get(k)} then, {new.get(k)} now" for k in changed[:5])
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a nested dict."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def advance_to_end(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
-from rlhf_jax.config import PolicyGradientConfig, RLHFConfig
+from rlhf_jax.config import ClassicPPOConfig, PolicyGradientConfig, RLHFConfig
 from rlhf_jax.losses.aggregation import aggregate
 from rlhf_jax.losses.policy_gradient import (
     cispo_loss,
@@ -52,7 +54,7 @@ def minibatch_loss(
     return loss, metrics | watch_ratio(algo, log_probs, batch)
 
 
-def clip_range(algo: PolicyGradientConfig) -> dict[str, float]:
+def clip_range(algo: PolicyGradientConfig | ClassicPPOConfig) -> dict[str, float]:
     """Lower and upper width of the clip; the upper is the lower unless it is given."""
     high = algo.clip_eps if algo.clip_eps_high is None else algo.clip_eps_high
     return {"clip_low": algo.clip_eps, "clip_high": high}
@@ -67,9 +69,26 @@ def surrogate_loss(
 ) -> Array:
     """The policy's loss per token [B, T], by the surrogate asked for."""
     old, advantages = batch.rollout.behavior_log_probs, batch.advantages
-    clip = clip_range(algo)
     if algo.log_ratio_clip is not None and algo.surrogate != "reinforce":
         log_probs = old + jnp.clip(log_probs - old, -algo.log_ratio_clip, algo.log_ratio_clip)
+    if algo.surrogate == "cispo":
+        return cispo_loss(log_probs, old, advantages, clip_high=clip_range(algo)["clip_high"])
+    if algo.surrogate == "gspo":
+        return gspo_loss(log_probs, old, advantages, batch.learnt, **clip_range(algo))
+    kl = lambda: kl_full(behavior_logits(batch), logits)
+    return step_loss(algo, log_probs, old, advantages, kl, penalty_coef)
+
+
+def step_loss(
+    algo: PolicyGradientConfig | ClassicPPOConfig,
+    log_probs: Array,
+    old: Array,
+    advantages: Array,
+    kl: Callable[[], Array],
+    penalty_coef: Array | float,
+) -> Array:
+    """A surrogate of single steps, of any shape; `kl()` is that of the behaviour to the policy."""
+    clip = clip_range(algo)
     match algo.surrogate:
         case "dual_clip":
             return ppo_clip_loss(log_probs, old, advantages, **clip, dual_clip=algo.dual_clip)
@@ -78,12 +97,7 @@ def surrogate_loss(
         case "log_clip":
             return log_clip_loss(log_probs, old, advantages, **clip)
         case "kl_penalty" | "adaptive_kl_penalty":
-            kl = kl_full(behavior_logits(batch), logits)
-            return kl_penalty_loss(log_probs, old, advantages, kl, penalty_coef=penalty_coef)
-        case "cispo":
-            return cispo_loss(log_probs, old, advantages, clip_high=clip["clip_high"])
-        case "gspo":
-            return gspo_loss(log_probs, old, advantages, batch.learnt, **clip)
+            return kl_penalty_loss(log_probs, old, advantages, kl(), penalty_coef=penalty_coef)
         case "reinforce":
             return reinforce_loss(log_probs, advantages)
     return ppo_clip_loss(log_probs, old, advantages, **clip)

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax.config import PolicyGradientConfig, PreferenceConfig, RLHFConfig
+from rlhf_jax.config import PolicyGradientConfig, RLHFConfig
 from rlhf_jax.tasks.protocol import Task
 from rlhf_jax.train.evaluate import Evaluation
+from rlhf_jax.train.exactly import fixed_price
 from rlhf_jax.train.loop import Session
 from rlhf_jax.train.pipeline import Outcome
-from rlhf_jax.train.preference_data import REFERENCE_FREE
 from rlhf_jax.train.scoring import ScoreHost, prompt_and_completion
 
 Columns = dict[str, np.ndarray]  # metric name to one number a completion
@@ -86,22 +86,12 @@ def distance(config: RLHFConfig, task: Task, evaluation: Evaluation) -> dict[str
 
     Only where the reward is the true one and the price of a nat is fixed.
     """
-    beta = fixed_price(config)
+    beta = fixed_price(config.algo)
     if task.sampled_gap is None or config.task.reward != "gold" or not beta:
         return {}
     rollout = evaluation.rollout
     drawn = np.where(rollout.completion_mask, rollout.behavior_log_probs, 0.0).sum(axis=1)
     return dict(task.sampled_gap(beta, np.asarray(rollout.tokens()), drawn))
-
-
-def fixed_price(config: RLHFConfig) -> float | None:
-    """What the algorithm pays for a nat from beginning to end; None if that changes."""
-    algo = config.algo
-    if isinstance(algo, PolicyGradientConfig):
-        fixed = algo.kl_controller == "fixed" and algo.kl_placement != "none"
-        return algo.kl_coef if fixed else None
-    free = isinstance(algo, PreferenceConfig) and algo.loss in REFERENCE_FREE
-    return None if free else getattr(algo, "beta", None)
 
 
 def kl_target(config: RLHFConfig) -> float | None:

@@ -40,15 +40,9 @@ class Pipeline:
         return jax.random.key(self.config.seed)
 
     @property
-    def stage_seed(self) -> int:
-        """That of the supervised and the reward model, which runs of other seeds may share."""
-        own, shared = self.config.seed, self.config.stage_seed
-        return own if shared is None else shared
-
-    @property
     def stage_key(self) -> Key:
         """Randomness of the supervised and the reward model."""
-        return jax.random.key(self.stage_seed)
+        return jax.random.key(self.config.seed_of_stages)
 
 
 def sft_settings(pipeline: Pipeline) -> dict[str, Any]:
@@ -58,7 +52,7 @@ def sft_settings(pipeline: Pipeline) -> dict[str, Any]:
     for unused in ("value_head", "value_init", "value_layers"):
         del model[unused]
     return {
-        "seed": pipeline.stage_seed,
+        "seed": config.seed_of_stages,
         "data": pipeline.task.fingerprint(),
         "precision": config.run.matmul_precision,
         "model": model,

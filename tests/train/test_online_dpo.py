@@ -260,8 +260,28 @@ def test_it_learns_what_it_is_paid_for_and_a_negated_reward_does_not(
     assert reached[-1.0][1] < reached[-1.0][0], reached
 
 
-def test_bradley_terry_ranking_is_the_expected_loss_over_both_orders():
+def test_bradley_terry_ranking_is_the_expected_loss_over_both_orders(
+    make, tiny_config, moved, rollout, frozen
+):
+    """Of each pair p * l(first wins) + (1 - p) * l(second wins), p the chance of its scores."""
     scores = jnp.array([1.0, 2.0, 3.0, 3.0])
-    better, worse, weights = online_dpo.rank(scores, "bradley_terry")
-    assert better.tolist() == [1, 2] and worse.tolist() == [0, 3] and weights.tolist() == [1, 1]
+    found = {}
+    for name, ranking, shown in (
+        ("first", "better", jnp.tile(jnp.array([1.0, 0.0]), 8)),
+        ("second", "better", jnp.tile(jnp.array([0.0, 1.0]), 8)),
+        ("chances", "bradley_terry", jnp.tile(scores, 4)),
+    ):
+        steps, hparams = make(with_algo(tiny_config, ranking=ranking))
+        learn = jax.jit(steps.learn)
+        pairs = [slice(2 * i, 2 * i + 2) for i in range(8)]
+        pair = lambda rows: jax.tree.map(lambda leaf: leaf[rows], rollout)
+        losses = [learn(moved, pair(rows), shown[rows], frozen, hparams)[1] for rows in pairs]
+        found[name] = np.array([float(metrics["loss/policy_avg"]) for metrics in losses])
+    chance = np.tile([1.0 / (1.0 + np.e), 0.5], 4)  # of the first
+    expected = chance * found["first"] + (1.0 - chance) * found["second"]
+    np.testing.assert_allclose(found["chances"], expected, rtol=1e-5)
+    assert np.abs(found["chances"] - found["second"]).max() > 0.01  # not the better one's alone
+
+
+def test_a_score_that_is_no_number_is_not_ranked():
     assert jnp.isnan(online_dpo.rank(jnp.array([jnp.nan, 1.0]), "bradley_terry")[2]).all()

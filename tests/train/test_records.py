@@ -18,7 +18,8 @@ from rlhf_jax.tasks.automaton.horizon import tilt_horizon
 from rlhf_jax.tasks.automaton.instance import make_instance
 from rlhf_jax.tasks.automaton.texts import draw_texts, log_probs
 from rlhf_jax.tasks.automaton.walk import read
-from rlhf_jax.train.records import distance, fixed_price
+from rlhf_jax.train.exactly import fixed_price
+from rlhf_jax.train.records import distance
 
 BETA = 0.4
 TASK = AutomatonConfig(letters=4, length=6, num_prompts=2, num_texts=16, num_pairs=4)
@@ -65,8 +66,9 @@ def test_without_a_fixed_price_of_the_true_reward_there_is_no_distance(task):
     with_algo = lambda algo: dataclasses.replace(CONFIG, algo=algo)
     adaptive = dataclasses.replace(FIXED, kl_controller="adaptive")
     for algo in (adaptive, dataclasses.replace(FIXED, kl_placement="none"), BestOfNConfig()):
-        assert fixed_price(with_algo(algo)) is None
+        assert fixed_price(algo) is None
         assert distance(with_algo(algo), task, None) == {}
-    assert fixed_price(with_algo(PreferenceConfig(beta=0.3))) == 0.3
+    assert fixed_price(PreferenceConfig(beta=0.3)) == 0.3
+    assert fixed_price(PreferenceConfig(loss="simpo", beta=0.3)) is None  # has no reference
     learned = dataclasses.replace(TASK, reward="reward_model")
     assert distance(dataclasses.replace(CONFIG, task=learned), task, None) == {}
