@@ -10,6 +10,7 @@ python -m experiments.exact resume=outputs/exact/...       # what is missing of 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from experiments._cli import launch
 from experiments._schemas import SCHEMAS, names_of, register_schemas
 from rlhf_jax.checks import check_config, check_leaf, leaves
 from rlhf_jax.config import (
+    AlgoConfig,
     CardConfig,
     ConfigError,
     EnumerableConfig,
@@ -84,8 +86,8 @@ def check_names(config: CardConfig) -> None:
         raise ConfigError("algos", twice[0], "asked for twice")
     known = {algo.replace(".", "_") for algo in (*names_of("algo"), *config.own)}
     gates = config.gates
-    for key, names in {"reach": gates.reach, "own": gates.own, "controls": gates.controls}.items():
-        for name in names:
+    for key in ("reach", "own", "controls", "mispriced"):
+        for name in getattr(gates, key):
             algo, _, task = name.partition("/")
             if algo not in known or (task or gates.task) not in LISTED:
                 wanted = "ALGO" if key == "reach" else "ALGO/TASK"
@@ -114,7 +116,7 @@ def settings(config: CardConfig, task: str, algo: str) -> RLHFConfig:
       ConfigError: they cannot work.
     """
     base = algo.partition(".")[0]
-    kind = composed([f"task={task}", f"algo={base}"]).algo
+    kind = algo_of(base)
     if not isinstance(kind, PolicyGradientConfig | PreferenceConfig | OnlineDPOConfig):
         raise ConfigError("algos", algo, "trains nothing step by step; the card cannot run it")
     found = composed([f"task={task}", f"algo={base}", *overrides(config, task, algo, kind)])
@@ -151,6 +153,12 @@ def overrides(config: CardConfig, task: str, algo: str, kind: object) -> Iterato
     yield from config.own_task.get(task, ())
     if "." in algo:
         yield from config.own[algo]
+
+
+@functools.cache
+def algo_of(name: str) -> AlgoConfig:
+    """The settings of an algorithm as they are before the card's."""
+    return composed([f"algo={name}"]).algo
 
 
 def composed(typed: list[str]) -> RLHFConfig:

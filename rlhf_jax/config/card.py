@@ -22,6 +22,8 @@ class GateConfig:
     own: list[str] = field(default_factory=list)
     # Broken on purpose: `algo/task`, which must miss the optimum by more than the gate allows.
     controls: list[str] = field(default_factory=list)
+    # Told another price on purpose: `algo/task`, which `beta_eff` must give away.
+    mispriced: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

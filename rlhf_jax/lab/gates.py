@@ -20,7 +20,8 @@ def judge(
 
     Cells in `errors` are missed: a card must not pass because what it was to judge failed.
     """
-    gates = [*reach(config, rows), *own(config, rows), *controls(config, rows), envelope(rows)]
+    broken = [*controls(config, rows), *mispriced(config, rows)]
+    gates = [*reach(config, rows), *own(config, rows), *broken, envelope(rows)]
     wanted = {"name": "every cell was run", "wanted": "no errors"}
     found = ", ".join(sorted(errors)) or "none failed"
     return [*gates, wanted | {"found": found, "passed": not errors}]
@@ -37,13 +38,19 @@ def reach(config: CardConfig, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         wanted = f"share of the gap left: upper end below {gates.gap_share:g}"
         name = f"{algo} reaches the optimum on {gates.task}"
         yield gate(name, wanted, gap, gap.high < gates.gap_share)
-        error = aggregate(chosen, [beta_error(row) for row in chosen])
-        fit = aggregate(chosen, [row["beta_r2"] or 0.0 for row in chosen])
+        error, fit, found = price(chosen)
         passed = error.high < gates.beta_error and fit.low > gates.beta_r2
         wanted = f"error of beta_eff below {gates.beta_error:g} and R2 above {gates.beta_r2:g}"
-        found = f"{error.value:.3f} [{error.low:.3f}, {error.high:.3f}], R2 {fit.value:.4f}"
         name = f"{algo} on {gates.task} optimised what it was asked to"
         yield {"name": name, "wanted": wanted, "found": found, "passed": bool(passed)}
+
+
+def price(rows: Sequence[Row]) -> tuple[Estimate, Estimate, str]:
+    """Error of the price that policies behave by, how well it fits, and both as text."""
+    error = aggregate(rows, [beta_error(row) for row in rows])
+    fit = aggregate(rows, [row["beta_r2"] or 0.0 for row in rows])
+    found = f"{error.value:.3f} [{error.low:.3f}, {error.high:.3f}], R2 {fit.value:.4f}"
+    return error, fit, found
 
 
 def beta_error(row: Row) -> float:
@@ -86,6 +93,21 @@ def controls(config: CardConfig, rows: Sequence[Row]) -> Iterator[dict[str, Any]
             wanted = f"negative control: lower end above {limit:g}"
             missed = limit < gap.low and gap.value < np.inf  # by learning, not by breaking down
             yield gate(f"{algo} misses the optimum on {task}", wanted, gap, missed)
+
+
+def mispriced(config: CardConfig, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Trainers told another price on purpose: they must be found out by beta_eff."""
+    gates = config.gates
+    for name in gates.mispriced:
+        algo, _, task = name.partition("/")
+        chosen = of(rows, task, algo)
+        if chosen:
+            error, fit, found = price(chosen)
+            seen = gates.beta_error < error.low and error.value < np.inf
+            wanted = f"negative control: error of beta_eff above {gates.beta_error:g}, R2 as above"
+            name = f"{algo} is seen on {task} to have another price"
+            passed = bool(seen and fit.low > gates.beta_r2)
+            yield {"name": name, "wanted": wanted, "found": found, "passed": passed}
 
 
 def envelope(rows: Sequence[Row]) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def composing():
         ("algos=[rloo,rloo@bandit]", "algos='rloo on bandit': asked for twice"),
         ("algos=[rloo@moon]", "algos='rloo@moon': @ must be of bandit"),
         ("gates.own=[grpoo/bandit]", "gates.own='grpoo/bandit': must be ALGO/TASK of the card"),
+        ("gates.mispriced=[rloo/moon]", "gates.mispriced='rloo/moon': must be ALGO/TASK of"),
         ("largest.bandit=3", "largest.bandit=3: at least smallest_budget=10"),
     ],
 )
@@ -85,8 +86,9 @@ def test_every_cell_has_the_same_objective_but_those_with_their_own(composing):
         found = settings(config, task, algo)
         assert found.task.name == task and found.algo.name == algo.replace(".", "_")
         price = "kl_coef" if isinstance(found.algo, PolicyGradientConfig) else "beta"
-        assert getattr(found.algo, price) == (0.1 if algo == "ipo" else config.beta)
-        elsewhere = algo == "grpo" or "." in algo
+        own = {"ipo": 0.1, "rloo.mispriced": 2 * config.beta}
+        assert getattr(found.algo, price) == own.get(algo, config.beta)
+        elsewhere = algo == "grpo" or "in_loss" in algo
         if isinstance(found.algo, PolicyGradientConfig) and not elsewhere:
             placed = (found.algo.kl_placement, found.algo.kl_estimator)
             assert placed == ("reward", "k1") and found.algo.kl_controller == "fixed"

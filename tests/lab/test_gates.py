@@ -8,7 +8,11 @@ from rlhf_jax.config import CardConfig, GateConfig
 from rlhf_jax.lab.gates import judge
 
 GATES = GateConfig(
-    task="token_tree", reach=["rloo"], own=["grpo/bandit"], controls=["broken/bandit"]
+    task="token_tree",
+    reach=["rloo"],
+    own=["grpo/bandit"],
+    controls=["broken/bandit"],
+    mispriced=["dear/bandit"],
 )
 CONFIG = CardConfig(gates=GATES)
 
@@ -83,6 +87,14 @@ def test_the_control_must_miss():
     assert verdicts(runs("bandit", "broken", 0.4))[name]
     assert not verdicts(runs("bandit", "broken", 0.01))[name]
     assert not verdicts(runs("bandit", "broken", None))[name]  # broke down, learnt nothing
+
+
+def test_a_wrong_price_must_be_seen():
+    name = "dear is seen on bandit to have another price"
+    assert verdicts(runs("bandit", "dear", 0.2, beta_eff=1.0))[name]
+    assert not verdicts(runs("bandit", "dear", 0.2, beta_eff=0.51))[name]
+    assert not verdicts(runs("bandit", "dear", 0.2, beta_eff=None))[name]  # broke down
+    assert not verdicts(runs("bandit", "dear", 0.2, beta_eff=1.0, beta_r2=0.5))[name]  # no price
 
 
 def test_a_cell_that_failed_fails_the_card():
