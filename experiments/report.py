@@ -21,9 +21,6 @@ from rlhf_jax.report.sweep import write_report
 def main(arguments: Sequence[str] | None = None) -> int:
     """Builds the report; returns the exit status, 2 for what the user must mend."""
     asked = parser().parse_args(arguments)
-    twice = [d for i, d in enumerate(asked.directories) if d.resolve() in _before(asked, i)]
-    if twice:
-        return refuse(f"{twice[0]}: given twice")
     try:
         path = write_report(asked.directories, asked.metric, asked.out, Console())
     except (FileNotFoundError, ValueError) as error:
@@ -42,7 +39,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="of a sweep")
-    found.add_argument("--metric", metavar="NAME", help="the final number that counts")
+    found.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="the final number that counts; default: the sweep's objective",
+    )
     found.add_argument("--out", type=Path, metavar="PATH", help="where the page goes")
     return found
 
@@ -51,10 +52,6 @@ def refuse(message: str) -> int:
     """Says in one line what is wrong."""
     print(f"error: {message}", file=sys.stderr)
     return 2
-
-
-def _before(asked: argparse.Namespace, place: int) -> set[Path]:
-    return {d.resolve() for d in asked.directories[:place]}
 
 
 if __name__ == "__main__":

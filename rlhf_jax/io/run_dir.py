@@ -16,6 +16,7 @@ from typing import Any
 
 from rlhf_jax.config import UserError
 from rlhf_jax.io.atomic import replacing
+from rlhf_jax.io.flat import flat as flat
 
 SOURCE = Path(__file__).resolve().parents[1]  # the package, wherever the run is started from
 PACKAGES = ("rlhf_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -149,19 +150,6 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys.
-
-    >>> flat({"algo": {"clip_eps": 0.2}, "seed": None})
-    {'algo.clip_eps': 0.2, 'seed': None}
-    """
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = isinstance(value, Mapping) and value
-        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return found
 
 
 def run_facts() -> dict[str, Any]:

@@ -71,7 +71,7 @@ def write_results(
       The jobs, and both tables.
 
     Raises:
-      FileNotFoundError: see `read_jobs`.
+      FileNotFoundError, ValueError: see `read_jobs`.
     """
     jobs = read_jobs(directory)
     curves = read_curves(jobs)

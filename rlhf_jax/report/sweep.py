@@ -19,17 +19,19 @@ from rlhf_jax.report.card_numbers import FEW_SEEDS
 from rlhf_jax.report.names import describe, labelled
 from rlhf_jax.report.stats import LEVEL, REPS
 from rlhf_jax.report.sweep_answers import answers
-from rlhf_jax.report.sweep_arms import BESIDE, arms_of, cautions
+from rlhf_jax.report.sweep_arms import BESIDE, arms_of
+from rlhf_jax.report.sweep_cautions import cautions, scope
 from rlhf_jax.report.sweep_curves import frontier, matched
 from rlhf_jax.report.sweep_factors import shown
-from rlhf_jax.report.sweep_page import pictures, provenance, ranked, samples
+from rlhf_jax.report.sweep_page import differing, pictures, provenance, ranked, samples
 from rlhf_jax.report.sweep_question import Question, p_value, told, written
 from rlhf_jax.report.sweep_study import Study, outcome, read_study
-from rlhf_jax.report.sweep_together import interactions
+from rlhf_jax.report.sweep_together import interactions, main_effects
 
 PAGE = Path("report") / "index.html"
 COMPARISON = Path("report") / "comparison.html"  # so that a sweep's own page stays
 TERMINAL_ROWS = 12
+MOST_TOLD = 12  # comparisons; of more the page begins with those that found something
 
 
 def write_report(
@@ -42,8 +44,8 @@ def write_report(
 
     Args:
       dirs: sweep directories; more than one are reported together.
-      metric: the final number that counts, as in `summary.json`; default: gold, else the score
-        trained on.
+      metric: the final number that counts, as in `summary.json`; default: the sweep's objective, or
+        where no run has it gold, else the score trained on.
       out: the page; default: `report/index.html` of the sweep, of several `report/comparison.html`
         of the first.
       console: where to print what `print_summary` does as well; default: nowhere.
@@ -53,7 +55,7 @@ def write_report(
 
     Raises:
       FileNotFoundError: a directory is missing or holds no jobs.
-      ValueError: no run has the metric.
+      ValueError: no run has the metric; a directory is given twice or holds several sweeps.
     """
     paths = [Path(path) for path in dirs]
     question = _question(paths, metric)
@@ -109,18 +111,21 @@ def render(question: Question) -> str:
     world = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     world.filters |= {"cell": told, "written": written, "p": p_value, "time": short_time}
     world.filters |= {"full": repr, "shown": shown, "number": short_number, "labelled": labelled}
-    found = frontier(study) if study.factors else None
+    found = None if study.searched else frontier(study)
+    effects = main_effects(question)
     return world.from_string(text).render(
         q=question,
         study=study,
         title=title(study),
         cautions=cautions(question),
+        scope=scope(study),
+        unpaired=[f.name for f in study.factors if f not in effects],
         answers=answers(question),
         by_factor={f: arms_of(question, f) for f in study.factors},
         combined=arms_of(question, None) if len(study.factors) != 1 else [],
         columns=columns(question),
         interactions=interactions(question),
-        pictures=pictures(question, found),
+        pictures=pictures(question, found, effects),
         frontier=found,
         matched=matched(study, found) if found else [],
         samples=samples(question),
@@ -129,6 +134,8 @@ def render(question: Question) -> str:
         few=FEW_SEEDS,
         level=f"{100 * LEVEL:.0f} %",
         reps=REPS,
+        most=MOST_TOLD,
+        differing=lambda job: differing(study.jobs[0], job),
     )
 
 

@@ -45,7 +45,10 @@ def answer(question: Question, f: Factor, a: object, b: object, found: Differenc
 
 def _sentence(q: Question, f: Factor, better: str, worse: str, found: Difference) -> str:
     if not found.estimate.runs:
-        return f"{f.name} {better} and {worse} share no seeds that ended: not compared."
+        return (
+            f"{f.name} {better} and {worse} have too few seeds that ended, and share none: not "
+            "compared."
+        )
     amount = written(found.estimate)
     unit = f" {q.unit}" if q.unit else ""
     if math.isnan(found.p):
@@ -56,13 +59,15 @@ def _sentence(q: Question, f: Factor, better: str, worse: str, found: Difference
         )
     if not found.sure:
         return (
-            f"{f.name} {better} and {worse} cannot be told apart with {found.seeds} seeds"
-            f"{_doubt(found)}: {better} came out {amount}{unit} better."
+            f"{f.name} {better} and {worse} cannot be told apart with {found.seeds} "
+            f"{'seeds' if found.paired else 'seeds each, not the same,'}{_doubt(found)}: "
+            f"{better} came out {amount}{unit} better."
         )
     verb = f"has {amount}{unit} less {q.label}" if q.sign < 0 else f"scores {amount}{unit} more"
     often = f"{100 * found.probability:.0f} % of runs"
     tail = "" if found.clear else f", a small effect beside the spread of runs ({often} are better)"
-    return f"{f.name} {better} {verb} than {worse}{tail}."
+    how = "" if found.paired else " (compared unpaired: they were run on different seeds)"
+    return f"{f.name} {better} {verb} than {worse}{tail}{how}."
 
 
 def _doubt(found: Difference) -> str:

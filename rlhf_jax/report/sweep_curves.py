@@ -22,6 +22,7 @@ REWARDS = ("exact/gold", "exact/reward", "gold/score", "objective/scores")
 LEAST_KL = 0.01  # nats; runs that went no further have not moved
 FAR = 1.5  # times the KL: a setting that decides how far runs go
 KLS = ("exact/kl", "objective/kl")
+SMOOTHED = 10  # a running mean over a tenth of the updates to each side
 
 
 class Curves(NamedTuple):
@@ -93,11 +94,9 @@ def frontier(study: Study) -> Frontier | None:
     tables = dict(iter(wide.groupby("run"))) if len(wide) else {}
     start = study.scores(_before(reward))
     paths = [_path(tables.get(i), kl, reward, start[i]) for i in range(len(study.runs))]
-    ended = np.array(study.runs["status"] == "finished")
-    ends = [path[-1] if ok and len(path) > 1 else (np.nan,) * 2 for path, ok in zip(paths, ended)]
     records = [path[_rising(path[:, 0])] for path in paths]
     kls, rewards = ([r[:, i] for r in records] for i in (0, 1))
-    return Frontier(kl, reward, kls, rewards, np.array(ends, float))
+    return Frontier(kl, reward, kls, rewards, _ends(study, paths, kl, reward))
 
 
 def matched(study: Study, found: Frontier) -> list[Matched]:
@@ -127,7 +126,7 @@ def matched(study: Study, found: Frontier) -> list[Matched]:
     ]
 
 
-def facet(study: Study, found: Frontier, factor: Factor) -> Factor | None:
+def facet(study: Study, found: Frontier, factor: Factor | None) -> Factor | None:
     """Another factor that decides how far runs go; None if none changes the KL by half."""
     reached = study.tensor(found.reached())
     spread = {}
@@ -178,13 +177,27 @@ def _of(factor: Factor, cases: Sequence[tuple], told: Sequence[Answer]) -> list[
     return [t for case, t in zip(cases, told) if case[0] == factor]
 
 
+def _ends(study: Study, paths: Sequence[np.ndarray], kl: str, reward: str) -> np.ndarray:
+    """Final KL and reward `[runs, 2]`, as in the tables; without them where the path ends."""
+    finals = [study.scores(n if n in study.runs else f"after/{n}") for n in (kl, reward)]
+    last = np.array([path[-1] if len(path) > 1 else (np.nan,) * 2 for path in paths], float)
+    finished = np.array(study.runs["status"] == "finished")[:, None]
+    ends = np.stack(finals, axis=1)
+    ends = np.where(np.isnan(ends).any(axis=1, keepdims=True), last, ends)
+    return np.where(finished, ends, np.nan)
+
+
 def _path(table: pd.DataFrame | None, kl: str, reward: str, start: float) -> np.ndarray:
-    """KL and reward from the reference on, `[points, 2]`, noise smoothed."""
+    """KL and reward from the reference on, `[points, 2]`.
+
+    What is estimated from samples is smoothed first: noise in the KL alone would set records, and
+    put down to a KL the reward that belongs to a smaller one.
+    """
     if table is None:
         return np.empty((0, 2))
     columns = [table[name].to_numpy(float) for name in (kl, reward)]
     if not kl.startswith("exact/"):
-        columns = [smooth(c, len(c) // 20) for c in columns]
+        columns = [smooth(c, max(1, len(c) // SMOOTHED)) for c in columns]
     path = np.stack(columns, axis=1)
     return path if np.isnan(start) else np.concatenate([[[0.0, start]], path])
 

@@ -14,7 +14,7 @@ from rlhf_jax.report.sweep_jobs import Job, differs, varied
 
 SEEDS = ("seed", "stage_seed", "task.data_seed")  # what makes a run a repetition of another
 INSTANCE = "task.instance"  # instances are strata: a seed belongs to its instance
-MOST_VALUES = 10  # a number with more has been searched over, and has no arms
+MOST_VALUES = 10  # a number with more has been searched over, unless all were run over seeds
 SPARSE = 20  # combinations for each run: with more it is a search too
 
 
@@ -54,28 +54,74 @@ def shown(value: Any) -> str:
 def split_settings(
     jobs: Sequence[Job], runs: pd.DataFrame
 ) -> tuple[list[str], list[str], dict[str, str]]:
-    """Keys searched over, keys that are factors, and keys that follow one of them."""
+    """Keys searched over, keys that are factors, and keys that follow one of them.
+
+    Settings are a search if a sampler chose them, and also if a number took very many values or
+    if too few combinations were tried; but not if all of them were, each with several seeds.
+    """
     keys = [k for k in varied(jobs) if k not in (*SEEDS, INSTANCE) and differs(jobs, k)]
-    searched = [k for k in keys if _wide(k, list(runs[k]))]
+    chosen, follow = _leaders(runs, keys)
+    if chosen and not _complete(runs, chosen):
+        wide = any(_wide(k, list(runs[k])) for k in chosen)
+        if wide or any(job.suggested for job in jobs):
+            return _typed(jobs, keys), [], {}
+    if _shared(runs, chosen):
+        chosen.append("sweep")
+    if sparse(runs, chosen):
+        return _typed(jobs, keys), [], {}
+    return [], chosen, follow
+
+
+def _leaders(runs: pd.DataFrame, keys: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Keys that move by themselves, and the others, each with what it moves with."""
     chosen: list[str] = []
     follow: dict[str, str] = {}
-    for key in keys if not searched else ():
+    for key in keys:
         leader = next((k for k in chosen if _follows(runs, key, [k])), None)
         if leader is None and chosen and _follows(runs, key, chosen):
             leader = " and ".join(chosen)
-        if leader is None and _follows(runs, key, ["unit"]):
+        if leader is None and _of_seeds(runs, key):
             leader = "seed"
         if leader:
             follow[key] = leader
         else:
             chosen.append(key)
-    return searched, chosen, follow
+    return chosen, follow
+
+
+def _of_seeds(runs: pd.DataFrame, key: str) -> bool:
+    """Whether each seed has its own value; with fewer values they are arms of different seeds."""
+    return _follows(runs, key, ["unit"]) and _count(runs, key) == _count(runs, "unit")
+
+
+def _complete(runs: pd.DataFrame, chosen: Sequence[str]) -> bool:
+    """Whether all combinations were run, each once with each of several seeds."""
+    cells = math.prod(_count(runs, key) for key in (*chosen, "unit"))
+    tried = len(runs.drop_duplicates([*chosen, "unit"]))
+    return cells == tried and _count(runs, "unit") > 1
+
+
+def _shared(runs: pd.DataFrame, chosen: Sequence[str]) -> bool:
+    """Whether two sweeps ran the same settings, so that they are compared."""
+    if not chosen:
+        return _count(runs, "sweep") > 1
+    return bool((runs.groupby(list(chosen), dropna=False)["sweep"].nunique() > 1).any())
 
 
 def sparse(runs: pd.DataFrame, chosen: Sequence[str]) -> bool:
     """Whether settings were tried twice with a seed, or too few of all to find pairs."""
-    cells = math.prod(len(set(runs[key])) for key in (*chosen, "unit"))
+    cells = math.prod(_count(runs, key) for key in (*chosen, "unit"))
     return bool(runs.duplicated([*chosen, "unit"]).any() or cells > SPARSE * len(runs))
+
+
+def _count(runs: pd.DataFrame, key: str) -> int:
+    """How many values there are."""
+    return len(set(runs[key]))
+
+
+def _typed(jobs: Sequence[Job], keys: Sequence[str]) -> list[str]:
+    """Those that somebody or a sampler set, not those computed from them."""
+    return [k for k in keys if any(k in job.typed for job in jobs)] or list(keys)
 
 
 def _wide(key: str, column: list[Any]) -> bool:

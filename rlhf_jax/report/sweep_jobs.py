@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rlhf_jax.io.run_dir import flat
+from rlhf_jax.io.flat import flat
 from rlhf_jax.report.load import load_summary
 
 UNTOUCHED = ("run", "sink", "resume", "sweep")  # settings that change no number
@@ -35,7 +35,19 @@ class Job:
     choices: Mapping[str, Any]  # of config groups, such as task: bandit
     config: Mapping[str, Any]  # flat: algo.clip_eps: 0.2
     summary: Mapping[str, Any]
+    sweeper: Mapping[str, Any] = field(default_factory=dict)  # Hydra's settings of it
     group: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has a score, if only that of a run that diverged."""
+        return self.status in ("finished", "diverged")
+
+    @property
+    def suggested(self) -> bool:
+        """Whether a search chose its settings, not a list that was typed."""
+        target = str(self.sweeper.get("_target_") or "")
+        return bool(target) and not target.endswith(".BasicSweeper")
 
     def setting(self, key: str) -> Any:
         """The value of a key that this job or another typed: a leaf's, or the name of a group."""
@@ -50,6 +62,7 @@ def read_jobs(directory: str | os.PathLike[str]) -> list[Job]:
 
     Raises:
       FileNotFoundError: no such directory, or nothing below it is a job of Hydra's.
+      ValueError: below it are several sweeps, whose jobs have the same numbers.
     """
     root = Path(directory)
     if not root.is_dir():
@@ -62,7 +75,7 @@ def read_jobs(directory: str | os.PathLike[str]) -> list[Job]:
         for group in load_sweep(root).get("groups", ())
         for number in group["jobs"]
     }
-    jobs = [_job(home, place, groups) for place, home in enumerate(homes)]
+    jobs = _distinct(root, [_job(home, groups) for home in homes])
     return sorted(jobs, key=lambda job: job.number)
 
 
@@ -81,11 +94,14 @@ def varied(jobs: Sequence[Job]) -> list[str]:
     return list(keys | dict.fromkeys(k for k in leaves if differs(jobs, k)))
 
 
+def untouched(key: str) -> bool:
+    """Whether a setting changes no number."""
+    return key.split(".")[0] in UNTOUCHED
+
+
 def differs(jobs: Sequence[Job], key: str) -> bool:
     """Whether jobs have different values of a setting that can change a number."""
-    if key.split(".")[0] in UNTOUCHED:
-        return False
-    return len({repr(job.setting(key)) for job in jobs}) > 1
+    return not untouched(key) and len({repr(job.setting(key)) for job in jobs}) > 1
 
 
 def _homes(root: Path) -> list[Path]:
@@ -98,11 +114,27 @@ def _homes(root: Path) -> list[Path]:
     return found
 
 
-def _job(home: Path, place: int, groups: Mapping[int, int]) -> Job:
+def _distinct(root: Path, jobs: Sequence[Job]) -> list[Job]:
+    """Jobs with a number each: Hydra's, or if some have none (-1) that of their place."""
+    first: dict[int, Job] = {}
+    for job in jobs:
+        other = first.setdefault(job.number, job)
+        if other is not job and job.number >= 0:
+            one, two = (j.path.relative_to(root).as_posix() for j in (other, job))
+            raise ValueError(
+                f"{root}: holds several sweeps ({one} and {two} are both job {job.number}): name "
+                "the directory of each, and they are compared"
+            )
+    if -1 not in first:
+        return list(jobs)
+    return [replace(job, number=place) for place, job in enumerate(jobs)]
+
+
+def _job(home: Path, groups: Mapping[int, int]) -> Job:
     hydra = _yaml(home / ".hydra" / "hydra.yaml").get("hydra") or {}
     number = (hydra.get("job") or {}).get("num")
     if not isinstance(number, int):
-        number = int(home.name) if home.name.isdigit() else place
+        number = int(home.name) if home.name.isdigit() else -1
     typed = _yaml(home / ".hydra" / "overrides.yaml") or []
     summary, error = _json(home / "summary.json"), _json(home / "error.json")
     status, reason = _status(summary, error)
@@ -115,6 +147,7 @@ def _job(home: Path, place: int, groups: Mapping[int, int]) -> Job:
         choices=(hydra.get("runtime") or {}).get("choices") or {},
         config=flat(_yaml(home / ".hydra" / "config.yaml")),
         summary=summary,
+        sweeper=hydra.get("sweeper") or {},
         group=groups.get(number),
     )
 

@@ -6,7 +6,7 @@ import base64
 import io
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 
 from rlhf_jax.io.jsonl import read_rows
 from rlhf_jax.report import style
+from rlhf_jax.report.sweep_compare import Difference
 from rlhf_jax.report.sweep_curves import Frontier, curves_of, facet
+from rlhf_jax.report.sweep_factors import Factor
 from rlhf_jax.report.sweep_jobs import Job
+from rlhf_jax.report.sweep_lines import draw_curves, draw_frontier
 from rlhf_jax.report.sweep_plots import (
-    draw_curves,
     draw_effects,
-    draw_frontier,
     draw_interaction,
     draw_search,
     draw_sensitivity,
@@ -36,22 +37,24 @@ THROUGH_TRAINING = (
 TEXTS = 5
 PIXELS = 83  # an inch of a figure on the page: three panels beside each other
 Pictures = dict[str, list[dict[str, Any]]]
+Effects = Mapping[Factor, Sequence[Difference]]
 
 
-def pictures(question: Question, found: Frontier | None) -> Pictures:
+def pictures(question: Question, found: Frontier | None, effects: Effects) -> Pictures:
     """Every picture by its section, each a PNG in base64 with its width on the page."""
     study = question.study
+    curved = () if study.searched else study.factors or (None,)
     numeric = [f for f in study.factors if f.numeric and len(f.values) > 1]
     pairs = [(a, b) if a.numeric or not b.numeric else (b, a) for a, b in _pairs(study)]
     figures = {
-        "effects": [draw_effects(question)] if study.factors else [],
+        "effects": [draw_effects(question, effects)] if effects else [],
         "interactions": [draw_interaction(question, a, b) for a, b in pairs],
         "sensitivity": [draw_sensitivity(question, f) for f in numeric],
         "search": [draw_search(question, f) for f in study.searched],
         "frontier": list(_frontiers(study, found)) if found else [],
     }
     made = {name: [inlined(figure) for figure in drawn] for name, drawn in figures.items()}
-    return made | {f"curves {f.key}": _training(question, f) for f in study.factors}
+    return made | {f"curves {f.key if f else ''}": _training(question, f) for f in curved}
 
 
 def inlined(figure: Figure) -> dict[str, Any]:
@@ -101,6 +104,15 @@ def samples(question: Question) -> list[dict[str, Any]]:
     return [row for row in sorted(told, key=lambda r: ("best", "median", "worst").index(r["name"]))]
 
 
+def differing(first: Job, job: Job) -> list[tuple[str, str]]:
+    """The settings of a job that are not those of the first, as text."""
+    keys = dict.fromkeys((*job.config, *first.config))
+    pairs = {
+        key: [repr(j.config[key]) if key in j.config else "-" for j in (first, job)] for key in keys
+    }
+    return [(key, mine) for key, (other, mine) in pairs.items() if mine != other]
+
+
 def provenance(study: Study) -> dict[str, Any]:
     """What ran, on what, for how long, and what was compiled."""
     ended = [job.summary for job in study.jobs if job.summary]
@@ -121,8 +133,8 @@ def provenance(study: Study) -> dict[str, Any]:
     }
 
 
-def _training(question: Question, factor: Any) -> list[dict[str, Any]]:
-    """Outcome, KL, entropy and length through training, by one factor."""
+def _training(question: Question, factor: Factor | None) -> list[dict[str, Any]]:
+    """Outcome, KL, entropy and length through training, by one factor or of all runs."""
     names = dict.fromkeys((_logged(question), *THROUGH_TRAINING))
     found = {name: curves_of(question.study, name) for name in names if name}
     return [
@@ -134,7 +146,7 @@ def _training(question: Question, factor: Any) -> list[dict[str, Any]]:
 
 def _frontiers(study: Study, found: Frontier) -> Iterator[Figure]:
     """One by each factor, apart for the values of another that decides how far runs go."""
-    for factor in study.factors:
+    for factor in study.factors or (None,):
         other = facet(study, found, factor)
         for value in other.values if other else ((),):
             yield draw_frontier(study, factor, found, {other: value} if other else {})

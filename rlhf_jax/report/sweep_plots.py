@@ -1,4 +1,4 @@
-"""The pictures of a sweep, one panel each, so that a page can lay them out for any width."""
+"""Pictures of a sweep's settings, one panel each, so that a page lays them out for any width."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from rlhf_jax.report import style
 from rlhf_jax.report.card_numbers import FEW_SEEDS
 from rlhf_jax.report.card_plots import LOOKS
-from rlhf_jax.report.names import describe, labelled
 from rlhf_jax.report.stats import Estimate
 from rlhf_jax.report.style import COLORS
-from rlhf_jax.report.sweep_compare import aggregate, bands
-from rlhf_jax.report.sweep_curves import Curves, Frontier, at_kl
+from rlhf_jax.report.sweep_aggregate import aggregate
+from rlhf_jax.report.sweep_compare import Difference
 from rlhf_jax.report.sweep_factors import Factor
 from rlhf_jax.report.sweep_question import Question, at
 from rlhf_jax.report.sweep_study import Study
-from rlhf_jax.report.sweep_together import main_effects
 
 MORE = (("#56B4E9", "P"), ("#000000", "X"), ("#8c6d1f", "p"), ("#7b3294", "*"), ("#777777", "h"))
-GRID = 40  # points of a frontier
 NARROW = 48  # letters of a legend in one line
 FEW_WIDE = 8.0  # a scale whose values span more is drawn logarithmic
 
@@ -42,9 +39,9 @@ def looks(factor: Factor) -> list[tuple[str, str]]:
     return [look for look, _ in zip(itertools.cycle((*LOOKS, *MORE)), factor.values)]
 
 
-def draw_effects(question: Question) -> Figure:
+def draw_effects(question: Question, effects: Mapping[Factor, Sequence[Difference]]) -> Figure:
     """How far each value of each factor lies from the mean of its factor."""
-    study, effects = question.study, main_effects(question)
+    study = question.study
     rows = [(f, f.label(v), d) for f, ds in effects.items() for v, d in zip(f.values, ds)]
     figure, (axes,) = style.figure(1, 1)
     figure.set_size_inches(style.PANEL[0], 1.1 + 0.27 * (len(rows) + len(effects)))
@@ -59,26 +56,27 @@ def draw_effects(question: Question) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_ylim(heights[-1] + 0.6, -0.6)
     unit = f" ({question.unit})" if question.unit else ""
-    _title(study, axes, "Main effects", f"from the mean{unit}", "")
+    found = [d.estimate for _, _, d in rows]
+    titled(study, axes, "Main effects", f"from the mean{unit}", "", found)
     return figure
 
 
 def draw_interaction(question: Question, across: Factor, colored: Factor) -> Figure:
     """The outcome at each combination of two factors; parallel lines: they do not interact."""
     figure, (axes,) = style.figure(1, 1)
-    study, x = question.study, question.scores()
+    study, x, drawn = question.study, question.scores(), list[Estimate | None]()
     places = np.arange(len(across.values), dtype=float)
     for i, (value, (color, marker)) in enumerate(zip(colored.values, looks(colored))):
         parts = [at(study, x, {across: v, colored: value}) for v in across.values]
         found = [_signed(question, aggregate(part, study.blocks)) for part in parts]
+        drawn += found
         shift = 0.07 * (i - (len(colored.values) - 1) / 2)
         _series(axes, places + shift, found, color, marker, colored.label(value))
     axes.set_xticks(places, [across.label(v) for v in across.values], fontsize=9)
     axes.set_xlim(-0.4, len(places) - 0.6)
-    style.title(
-        axes, f"{across.name} \N{MULTIPLICATION SIGN} {colored.name}", across.name, _axis(question)
-    )
-    _legend(axes, colored.name)
+    name = f"{across.name} \N{MULTIPLICATION SIGN} {colored.name}"
+    titled(study, axes, name, across.name, _axis(question), drawn)
+    legend(axes, colored.name)
     return figure
 
 
@@ -89,7 +87,7 @@ def draw_sensitivity(question: Question, factor: Factor) -> Figure:
     parts = [at(study, x, {factor: v}) for v in factor.values]
     found = [_signed(question, aggregate(part, study.blocks)) for part in parts]
     _series(axes, _scale(axes, factor), found, COLORS.blue, "o", "")
-    _title(study, axes, f"Along {factor.name}", factor.name, _axis(question))
+    titled(study, axes, f"Along {factor.name}", factor.name, _axis(question), found)
     return figure
 
 
@@ -109,44 +107,7 @@ def draw_search(question: Question, factor: Factor) -> Figure:
     if (x > 0).all() and x.max() > 4 * FEW_WIDE * x.min():
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
-    _title(study, axes, f"Along {factor.name}", factor.name, _axis(question))
-    return figure
-
-
-def draw_curves(study: Study, factor: Factor, metric: str, curves: Curves) -> Figure:
-    """A metric through training, an arm a colour, with bands."""
-    figure, (axes,) = style.figure(1, 1)
-    full = study.tensor(curves.y)
-    for value, (color, _) in zip(factor.values, looks(factor)):
-        band = bands(at(study, full, {factor: value}), study.blocks)
-        _ribbon(axes, curves.x, band, color, factor.label(value))
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(_thousands)
-    _title(study, axes, describe(metric).label, curves.counted, labelled(metric))
-    _legend(axes, factor.name)
-    return figure
-
-
-def draw_frontier(
-    study: Study, factor: Factor, found: Frontier, where: Mapping[Factor, object]
-) -> Figure:
-    """Reward against KL: a point where each run ends, and each arm's way there with its band."""
-    figure, (axes,) = style.figure(1, 1)
-    every = study.mask(where)
-    top = float(np.nanmax(found.reached()[every], initial=0.0))
-    grid = np.linspace(0, top, GRID)
-    for value, (color, marker) in zip(factor.values, looks(factor)):
-        values = {**where, factor: value}
-        _ribbon(axes, grid, bands(at_kl(study, found, values, grid), study.blocks), color, "")
-        axes.scatter(
-            *found.ends[study.mask(values)].T, color=color, marker=marker, s=20,
-            edgecolors="white", linewidths=0.4, zorder=3, label=factor.label(value),
-        )  # fmt: skip
-    rest = "".join(f", {f.name} {f.label(v)}" for f, v in where.items())
-    _title(
-        study, axes, f"By {factor.name}{rest}", labelled(found.kl_metric), labelled(found.metric)
-    )
-    _legend(axes, factor.name)
+    titled(study, axes, f"Along {factor.name}", factor.name, _axis(question))
     return figure
 
 
@@ -173,13 +134,6 @@ def _bar(axes: Axes, found: Estimate, place: float, color: str, across: bool = F
     if math.isfinite(found.low) and math.isfinite(found.high):
         draw = axes.hlines if across else axes.vlines
         draw(place, found.low, found.high, color=color, linewidth=1.6)
-
-
-def _ribbon(axes: Axes, x: np.ndarray, band: np.ndarray, color: str, label: str) -> None:
-    middle, low, high = np.where(np.isfinite(band), band, np.nan)
-    axes.plot(x, middle, color=color, linewidth=1.6, label=label or None)
-    seen = ~np.isnan(low) & ~np.isnan(high)
-    axes.fill_between(x, low, high, where=seen, color=color, alpha=0.2, linewidth=0)
 
 
 def _scale(axes: Axes, factor: Factor) -> np.ndarray:
@@ -212,10 +166,21 @@ def _heights(factors: Sequence[Factor]) -> list[float]:
     return places
 
 
-def _title(study: Study, axes: Axes, text: str, x: str, y: str) -> None:
-    """Says where intervals are missing too, as a picture travels without its page."""
-    if study.factors and study.seeds < FEW_SEEDS:
-        text += "\nONE SEED: NO INTERVALS" if study.seeds == 1 else "\n2 SEEDS: NO INTERVALS"
+def titled(
+    study: Study, axes: Axes, text: str, x: str, y: str, drawn: Sequence[Estimate | None] = ()
+) -> None:
+    """Says where intervals are missing too, as a picture travels without its page.
+
+    Args:
+      drawn: what is shown with an interval, if it has one that is finite.
+    """
+    if study.searched:
+        text += "\none run a point: no intervals"
+    elif study.seeds < FEW_SEEDS:
+        text += "\nONE SEED" if study.seeds == 1 else f"\n{study.seeds} SEEDS"
+        text += ": NO INTERVALS"
+    elif any(e is not None and not np.isfinite(e[:3]).all() for e in drawn):
+        text += "\nno bar: few seeds, or diverged"
     style.title(axes, text, x, y)
 
 
@@ -223,7 +188,7 @@ def _axis(question: Question) -> str:
     return f"{question.label} ({question.unit})" if question.unit else question.label
 
 
-def _legend(axes: Axes, title: str) -> None:
+def legend(axes: Axes, title: str) -> None:
     """Names the colours below the axes, where nothing is hidden."""
     handles, labels = axes.get_legend_handles_labels()
     figure = axes.get_figure(root=True)
@@ -233,11 +198,8 @@ def _legend(axes: Axes, title: str) -> None:
     columns = min(columns, 4)
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.16 * (1 + -(-len(labels) // columns)))
+    figure.get_layout_engine().set(h_pad=0.06)  # pyright: ignore
     figure.legend(
         handles, labels, loc="outside lower left", ncols=columns, fontsize=8, title=title,
-        title_fontsize=8, frameon=False, alignment="left",
+        title_fontsize=8, frameon=False, alignment="left", borderaxespad=0.2,
     )  # fmt: skip
-
-
-def _thousands(value: float, _: object) -> str:
-    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"

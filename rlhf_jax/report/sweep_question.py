@@ -13,7 +13,8 @@ from rlhf_jax.report.card_numbers import cell
 from rlhf_jax.report.names import describe
 from rlhf_jax.report.stats import Estimate
 from rlhf_jax.report.sweep_factors import Factor
-from rlhf_jax.report.sweep_study import Study, lower_is_better
+from rlhf_jax.report.sweep_outcome import direction, lower_is_better, objective, reason
+from rlhf_jax.report.sweep_study import Study
 
 
 class Question(NamedTuple):
@@ -24,8 +25,19 @@ class Question(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """-1 where less is better."""
-        return -1 if lower_is_better(self.column) else 1
+        """-1 where less is better: by what the search was told, else by what the number is."""
+        looked = direction(self.study.jobs) if self.own else None
+        return -1 if (looked == "minimize" if looked else lower_is_better(self.column)) else 1
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the sweep's own objective."""
+        return self.column == objective(self.study.jobs, self.study.runs)
+
+    @property
+    def reason(self) -> str:
+        """Why this number is reported."""
+        return reason(self.study.jobs, self.study.runs, self.column)
 
     @property
     def label(self) -> str:

@@ -19,13 +19,10 @@ from rlhf_jax.report.sweep_factors import (
     Factor,
     factor_of,
     shown,
-    sparse,
     split_settings,
 )
-from rlhf_jax.report.sweep_jobs import UNTOUCHED, Job, differs, load_sweep, varied
-
-OUTCOMES = ("after/gold/score", "after/objective/scores")
-LOWER = ("gap", "gap_share", "kl_to_optimum", "loss", "heldout_loss", "above_envelope")
+from rlhf_jax.report.sweep_jobs import HYDRA, Job, differs, load_sweep, untouched, varied
+from rlhf_jax.report.sweep_outcome import choose
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ class Study:
     factors: tuple[Factor, ...]
     searched: tuple[Factor, ...]
     follow: Mapping[str, str]  # a setting that changed only together with a factor: that factor
+    typed: Mapping[str, Any]  # for all runs alike
     held: Mapping[str, Any]
     records: tuple[Mapping[str, Any], ...]  # of sweep.json, one a directory
 
@@ -56,10 +54,30 @@ class Study:
         first = self.runs.drop_duplicates("unit").set_index("unit")
         return first.loc[self.units, "block"].to_numpy()
 
-    @property
+    @functools.cached_property
+    def ended(self) -> np.ndarray:
+        """Which runs have a score, if only that of a run that diverged."""
+        return np.array([job.ended for job in self.jobs])
+
+    @functools.cached_property
     def seeds(self) -> int:
-        """How many seeds there are, the fewest of an instance."""
-        return int(np.unique(self.blocks, return_counts=True)[1].min())
+        """How many seeds have ended in the combination of settings that has most.
+
+        Of a combination with several instances it is the fewest of an instance.
+        """
+        return self._most(self.ended)
+
+    @functools.cached_property
+    def planned(self) -> int:
+        """As `seeds`, whether they have ended or not."""
+        return self._most(np.ones_like(self.ended))
+
+    def _most(self, counted: np.ndarray) -> int:
+        there = ~np.isnan(self.tensor(np.where(counted, 1.0, np.nan)))
+        there = there.reshape(len(self.units), -1)
+        parts = [there[self.blocks == block].sum(axis=0) for block in np.unique(self.blocks)]
+        ran = [np.where(part > 0, part, len(self.units)) for part in parts]
+        return int((np.min(ran, axis=0) * (np.max(parts, axis=0) > 0)).max())
 
     def tensor(self, values: np.ndarray) -> np.ndarray:
         """Numbers of the runs `[runs, ...]` by unit and value of each factor; nan: no such run."""
@@ -84,14 +102,20 @@ class Study:
         return np.array(columns).T
 
     def tuned(self) -> pd.DataFrame:
-        """Curves of the stage that improves the policy, whatever its algorithm is called."""
-        return self.curves.loc[~self.curves["stage"].isin(SUPERVISED)]
+        """Curves of the stage that improves the policy, of the runs that have ended."""
+        ended = np.flatnonzero(self.ended)
+        mine = ~self.curves["stage"].isin(SUPERVISED) & self.curves["run"].isin(ended.tolist())
+        return self.curves.loc[mine]
 
     def scores(self, column: str, lost: float = np.nan) -> np.ndarray:
-        """A column of `runs`, with `lost` for those that diverged and nan for those that failed."""
+        """A column of `runs`, with `lost` for those that diverged and nan for those that failed.
+
+        What was measured before training stays as it is.
+        """
         empty = pd.Series(np.nan, index=self.runs.index)
         found = np.array(self.runs.get(column, empty), dtype=float)
-        found[(self.runs.status == "diverged").to_numpy()] = lost
+        if not column.startswith("before/"):
+            found[(self.runs.status == "diverged").to_numpy()] = lost
         return found
 
 
@@ -100,7 +124,11 @@ def read_study(directories: Sequence[Path]) -> Study:
 
     Raises:
       FileNotFoundError: see `read_jobs`.
+      ValueError: so, too; or a directory is given twice.
     """
+    resolved = [Path(path).resolve() for path in directories]
+    if twice := [d for d, r in zip(directories, resolved) if resolved.count(r) > 1]:
+        raise ValueError(f"{twice[-1]}: given twice")
     parts = [write_results(path) for path in directories]
     jobs = [job for found, _, _ in parts for job in found]
     names = _names(directories)
@@ -112,50 +140,34 @@ def read_study(directories: Sequence[Path]) -> Study:
     for key in varied(jobs):
         runs[key] = pd.Series([_hashable(job.setting(key)) for job in jobs], dtype=object)
     searched, chosen, follow = split_settings(jobs, runs)
-    if not searched and runs.duplicated([*chosen, "unit"]).any():
-        chosen.append("sweep")
-    if not searched and sparse(runs, chosen):
-        searched, chosen = [key for key in chosen if key != "sweep"], []
-    factors = () if searched else tuple(factor_of(key, list(runs[key])) for key in chosen)
-    moving = {*varied(jobs), *UNTOUCHED}
-    held = {k: v for k, v in jobs[0].config.items() if not {k, k.split(".")[0]} & moving}
+    factors = tuple(factor_of(key, list(runs[key])) for key in chosen)
+    moving = {key for key in varied(jobs) if differs(jobs, key)}
+    held = {k: v for k, v in jobs[0].config.items() if k not in moving and not untouched(k)}
+    if searched or runs.duplicated([*chosen, "unit"]).any():
+        runs["unit"] = [f"run {i}" for i in runs.index]  # each is a unit of its own
     return Study(
         directories=tuple(directories),
-        runs=_numbered(runs) if searched else runs,
+        runs=runs,
         curves=_with_rows(curves, runs),
         jobs=tuple(jobs),
         factors=factors,
         searched=tuple(factor_of(key, list(runs[key])) for key in searched),
         follow=follow,
+        typed={k: jobs[0].setting(k) for k in jobs[0].typed if _alike(jobs, k)},
         held=held,
         records=tuple(load_sweep(path) for path in directories),
     )
 
 
 def outcome(study: Study, metric: str | None = None) -> str:
-    """The column of `results.csv` that is reported: the one asked for, else the best known reward.
-
-    Raises:
-      ValueError: no run has it.
-    """
-    known = [c for c in study.runs if str(c).startswith(("after/", "exact/"))]
-    if metric is None:
-        found = [name for name in (*OUTCOMES, *known) if name in known]
-        return found[0] if found else OUTCOMES[0]
-    for name in (metric, f"after/{metric}"):
-        if name in known:
-            return name
-    names = ", ".join(str(c).removeprefix("after/") for c in known) or "none: no run has ended"
-    raise ValueError(f"metric {metric}: not a final number of these runs; they have {names}")
+    """The column of `results.csv` that is reported; see `choose`."""
+    return choose(study.jobs, study.runs, metric)
 
 
-def lower_is_better(column: str) -> bool:
-    """Whether less of a final number is better.
-
-    >>> lower_is_better("exact/gap_share"), lower_is_better("after/gold/score")
-    (True, False)
-    """
-    return column.rpartition("/")[2] in LOWER
+def _alike(jobs: Sequence[Job], key: str) -> bool:
+    """Whether a setting that counts was typed with one value, for all jobs."""
+    mine = all(key in job.typed for job in jobs) and not key.startswith(HYDRA)
+    return mine and not untouched(key) and not differs(jobs, key)
 
 
 def _with_rows(curves: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -167,11 +179,6 @@ def _with_rows(curves: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 def _unit(job: Job, keys: Sequence[str]) -> str:
     """What a run shares with those it is paired with: its seeds, and the instance."""
     return ", ".join(f"{k.rpartition('.')[2]} {job.setting(k)}" for k in keys)
-
-
-def _numbered(runs: pd.DataFrame) -> pd.DataFrame:
-    """Trials of a search: each run is a unit of its own."""
-    return runs.assign(unit=[f"run {i}" for i in runs.index])
 
 
 def _hashable(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.report.sweep_compare import Difference, contrast, corrected
+from rlhf_jax.report.sweep_compare import Difference, compare, contrast, corrected
 from rlhf_jax.report.sweep_factors import Factor
 from rlhf_jax.report.sweep_question import Question, at, written
 
@@ -26,13 +26,17 @@ class Interaction(NamedTuple):
 
 
 def main_effects(question: Question) -> dict[Factor, list[Difference]]:
-    """How far each value of a factor lies from the mean of all its values."""
+    """How far each value of a factor lies from the mean of all its values.
+
+    Without factors whose values share no seeds: a seed's part of the mean is not known.
+    """
     study, x = question.study, _finite_scores(question)
     found = {}
     for factor in study.factors:
         levels = np.stack([at(study, x, {factor: v}) for v in factor.values])
         away = levels - levels.mean(axis=0)
-        found[factor] = [contrast(question.sign * part, study.blocks) for part in away]
+        if not np.isnan(away).all():
+            found[factor] = [contrast(question.sign * part, study.blocks) for part in away]
     return found
 
 
@@ -56,12 +60,14 @@ def _interaction(question: Question, x: np.ndarray, f: Factor, g: Factor) -> Int
     def part(a: object, b: object) -> np.ndarray:
         return sign * at(study, x, {f: a, g: b})
 
-    found = corrected(
-        [
-            contrast((part(b, d) - part(a, d)) - (part(b, c) - part(a, c)), study.blocks)
-            for (a, b), (c, d) in pairs
-        ]
-    )
+    def change(a: object, b: object, c: object, d: object) -> Difference:
+        far, near = part(b, d) - part(a, d), part(b, c) - part(a, c)
+        found = compare(far, near, study.blocks)
+        if not found.estimate.runs:  # the values of f have no seeds in common: the same otherwise
+            found = compare(part(b, d) - part(b, c), part(a, d) - part(a, c), study.blocks)
+        return found._replace(probability=math.nan)
+
+    found = corrected([change(a, b, c, d) for (a, b), (c, d) in pairs])
     names = [
         f"{f.name} {f.label(a)} to {f.label(b)}, at {g.name} {g.label(d)} against {g.label(c)}"
         for (a, b), (c, d) in pairs

@@ -62,7 +62,8 @@ def test_curves_hold_every_logged_number(sweep):
     mine = curves[(curves.job == 2) & (curves.stage == "ppo") & (curves.metric == "gold/score")]
     assert mine.value.tolist() == [r["gold/score"] for r in rows if r["stage"] == "ppo"]
     assert mine.episode.tolist() == [r["episode"] for r in rows if r["stage"] == "ppo"]
-    assert set(curves.job) == {0, 1, 2, 5}  # the diverged one as far as it came
+    ends = curves[curves.stage == "ppo"].groupby("job")["update"].max()
+    assert ends.tolist() == [60, 20, 60, 20, 20, 60]  # those that were lost as far as they came
 
 
 def test_a_diverged_number_anywhere_marks_the_run(sweep, tmp_path):
@@ -103,6 +104,33 @@ def test_what_is_no_sweep_is_refused(tmp_path):
         read_jobs(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="holds no jobs"):
         read_jobs(tmp_path)
+
+
+def test_several_sweeps_in_one_directory_are_not_taken_for_one(tmp_path):
+    """Their jobs have the same numbers, by which curves and final numbers are joined."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        synthetic.write_sweep(tmp_path / name, FACTORS, 1)
+    told = (
+        r"holds several sweeps \(first/0 and second/0 are both job 0\): name the directory of each"
+    )
+    with pytest.raises(ValueError, match=told):
+        read_jobs(tmp_path)
+    (tmp_path / "second" / "0" / ".hydra" / "hydra.yaml").unlink()  # its directory says 0, too
+    with pytest.raises(ValueError, match=told):
+        write_results(tmp_path)
+    assert not (tmp_path / "results.csv").exists()
+
+
+def test_runs_by_themselves_are_numbered_by_their_place(tmp_path):
+    synthetic.write_sweep(tmp_path, FACTORS, 1)
+    for number, day in enumerate(("2026-01-02", "2026-01-03")):
+        (tmp_path / str(number)).rename(tmp_path / day)
+        (tmp_path / day / ".hydra" / "hydra.yaml").write_text('hydra: {job: {num: "???"}}')
+    assert [(j.number, j.path.name) for j in read_jobs(tmp_path)] == [
+        (0, "2026-01-02"),
+        (1, "2026-01-03"),
+    ]
 
 
 def test_a_run_is_a_sweep_of_one(tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import importlib.util
 import io
+import json
 import re
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from rich.console import Console
 
 from rlhf_jax.report.sweep import print_summary, write_report
 from rlhf_jax.report.sweep_answers import answers
-from rlhf_jax.report.sweep_arms import arms_of, cautions
+from rlhf_jax.report.sweep_arms import arms_of
+from rlhf_jax.report.sweep_cautions import cautions
 from rlhf_jax.report.sweep_curves import curves_of, facet, frontier, matched
 from rlhf_jax.report.sweep_page import ranked, samples
 from rlhf_jax.report.sweep_question import Question
@@ -152,6 +154,8 @@ def test_the_frontier_and_equal_kl(tmp_path):
     study = read_study([tmp_path])
     found = frontier(study)
     assert (found.kl_metric, found.metric) == ("objective/kl", "gold/score")
+    final = study.runs[["after/objective/kl", "after/gold/score"]].to_numpy(float)
+    np.testing.assert_array_equal(found.ends, final)  # not the last batch of training
     assert np.nanmax(found.reached()[:8]) > 6 and np.nanmax(found.reached()[8:]) < 2
     for kl, reward in zip(found.kl, found.reward):
         assert (np.diff(kl) > 0).all() and kl[0] == 0 and reward[0] == 0
@@ -162,6 +166,32 @@ def test_the_frontier_and_equal_kl(tmp_path):
     (answer,) = by_clip.answers
     assert answer.better == "0.4" and answer.found.sure
     assert answer.found.estimate.value == pytest.approx(0.3, abs=0.06)
+
+
+def test_noise_in_the_kl_does_not_shift_the_frontier(tmp_path):
+    """Records set by noise would put rewards of a smaller KL down to a larger one."""
+    synthetic.write_sweep(tmp_path, {}, 40)
+    rng, updates = np.random.default_rng(0), np.arange(1, 16)
+    for number in range(40):
+        kl = 4 * updates / 15  # the truth; the reward is 2 sqrt(kl)
+        columns = {"objective/kl": kl + 0.4 * rng.standard_normal(15), "gold/score": 2 * kl**0.5}
+        rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
+        lines = [{"stage": "ppo", "update": int(u)} | r for u, r in zip(updates, rows)]
+        path = tmp_path / str(number) / "metrics.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = frontier(read_study([tmp_path])).rewards_at(np.array([1.0, 2.0, 3.0]))
+    truth = 2 * np.sqrt([1.0, 2.0, 3.0])
+    assert np.nanmean(found, axis=0) == pytest.approx(truth, abs=0.15)  # else 0.2 to 0.3 too low
+
+
+def test_a_run_ends_where_the_tables_say(question):
+    found = frontier(question.study)
+    assert (found.kl_metric, found.metric) == ("exact/kl", "exact/reward")
+    runs = question.study.runs
+    finished = (runs.status == "finished").to_numpy()
+    ends = runs.loc[finished, ["exact/kl", "exact/reward"]].to_numpy(float)
+    np.testing.assert_array_equal(found.ends[finished], ends)
+    assert np.isnan(found.ends[~finished]).all()
 
 
 def test_rewards_are_read_off_at_a_kl():
@@ -213,14 +243,16 @@ def test_the_page_tells_all_it_should(page):
     assert "nan" not in re.sub(r"base64,[^\"]+", "", page).lower()
 
 
-def test_what_runs_wrote_is_not_run_by_a_browser(tmp_path):
+def test_what_runs_wrote_is_not_run_by_a_browser(tmp_path, monkeypatch):
+    synthetic.without_pictures(monkeypatch)
     synthetic.write_sweep(tmp_path, {"algo.clip_eps": [0.1, 0.4]}, 1)
     (tmp_path / "0" / "samples.jsonl").write_text('{"prompt": "<script>x</script>", "after": "&"}')
     page = write_report([tmp_path]).read_text()
     assert "&lt;script&gt;x" in page and "<script>x" not in page
 
 
-def test_two_sweeps_are_compared(tmp_path):
+def test_two_sweeps_are_compared(tmp_path, monkeypatch):
+    synthetic.without_pictures(monkeypatch)
     dirs, clips = [tmp_path / "first", tmp_path / "second"], {"algo.clip_eps": [0.1, 0.4]}
     for draw, path in enumerate(dirs):
         path.mkdir()
@@ -232,7 +264,8 @@ def test_two_sweeps_are_compared(tmp_path):
     assert all((d / name).exists() for d in dirs for name in ("results.csv", "curves.parquet"))
 
 
-def test_settings_that_move_together_are_one_factor(tmp_path):
+def test_settings_that_move_together_are_one_factor(tmp_path, monkeypatch):
+    synthetic.without_pictures(monkeypatch)
     synthetic.write_sweep(tmp_path, {"algo.clip_eps": [0.1, 0.4]}, 3)
     for number in range(6):
         path = tmp_path / str(number) / ".hydra" / "config.yaml"
