@@ -14,6 +14,7 @@ from experiments._overrides import key_of, last, overrides_of, split, value_of
 from experiments._schemas import SCHEMAS, algo_of
 from rlhf_jax.config import ConfigError
 from rlhf_jax.io.run_dir import RunDir
+from rlhf_jax.sweep.executors import EXECUTORS
 
 TASKS = tuple(sorted(kind.name for (group, _), kind in SCHEMAS.items() if group == "task"))
 MULTIRUN = {"-m", "--multirun"}
@@ -97,6 +98,12 @@ def resumed_sweep(arguments: list[str]) -> tuple[list[str], Path | None]:
         if not HOW.match(argument):
             accepted = f"{run} keeps its settings; only sweep.*, run.* and the launcher may change"
             raise ConfigError(key_of(argument), value_of(argument), accepted)
+    launcher = last("hydra/launcher", [*typed, *further])
+    if launcher not in (None, "lanes", *EXECUTORS):
+        accepted = (
+            f"cannot go on with a sweep; add hydra/launcher=lanes or one of {', '.join(EXECUTORS)}"
+        )
+        raise ConfigError("hydra/launcher", launcher, accepted)
     again = {*map(key_of, further), "resume", "hydra.sweep.dir", "hydra.mode"}
     kept = [a for a in typed if key_of(a) not in again]
     return [*kept, *further, *overrides_of({"hydra.sweep.dir": run}), *flags], Path(run)

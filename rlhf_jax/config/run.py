@@ -37,7 +37,8 @@ class RunConfig:
     checkpoint_every: int = number(50, POSITIVE)  # PPO updates
     keep_checkpoints: int = number(2, POSITIVE)
     max_skipped: int = number(10, POSITIVE)  # non-finite updates in a row before the run stops
-    stall_seconds: float = number(600.0, POSITIVE)  # a compiled call silent for so long is reported
+    # A compiled call or a compilation that takes so long is reported; a sweep ends its worker.
+    stall_seconds: float = number(600.0, POSITIVE)
     device: str = choice("auto", "cpu", "gpu", "tpu")
     threads: Optional[int] = number(None, POSITIVE)  # of XLA's CPU pool; default: one a core
     compile_cache: bool = True  # keep compiled programs for later runs

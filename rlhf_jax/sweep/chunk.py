@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ class Lane:
                 check_finite(name, int(metrics[STREAK][i]), config.run.max_skipped)
                 check(row)
             except UserError as error:
-                lost = isinstance(error, Diverged) or not np.isfinite(row["val/ratio_first"])
-                self.status, self.error = DIVERGED if lost else FAILED, one_line(error)
+                self.status = DIVERGED if isinstance(error, Diverged) else FAILED
+                self.error = one_line(error)
                 return
 
 
@@ -86,7 +87,9 @@ def run_chunk(
       workers: processes that share this machine's memory.
     """
     start = time.monotonic()
-    lanes = [open_lane(job, root) for job in jobs]
+    lanes = opened(tell, jobs, root)
+    if not lanes:
+        return
     tell("beat", None)
     fitted = lambda layout: inputs(padded(lanes[: layout.lanes], layout), layout)
     wanted = layout_for(jobs[0].config, layout)
@@ -96,8 +99,23 @@ def run_chunk(
         start = time.monotonic()
 
 
-def open_lane(job: Job, root: Path) -> Lane:
-    """The job's directory, what it starts from, and where it writes."""
+def opened(tell: Tell, jobs: Sequence[Job], root: Path) -> list[Lane]:
+    """The lanes of jobs; one that cannot be opened fails alone."""
+    lanes, frozen = list[Lane](), dict[str, Frozen]()
+    for job in jobs:
+        try:
+            lanes.append(open_lane(job, root, frozen))
+        except Exception as error:
+            tell("end", failed(job, error))
+    return lanes
+
+
+def open_lane(job: Job, root: Path, frozen: dict[str, Frozen]) -> Lane:
+    """The job's directory, what it starts from, and where it writes.
+
+    Args:
+      frozen: what other lanes start from, by `stage_key`: it lies on the device once.
+    """
     config, task = dataclasses.replace(job.config, resume=None), task_of(job.config.task)
     check_task(config, task)
     clear(job.path)
@@ -105,7 +123,8 @@ def open_lane(job: Job, root: Path) -> Lane:
     write_tokenizer(task, run_dir)
     session = Session(run_dir=run_dir, run=quiet(config), sink=jsonl_sink(run_dir.metrics))
     pipeline = make_pipeline(config, task, session, None, cache_of(config, root / "stages"))
-    return Lane(job, pipeline, trained_models(pipeline))
+    models = trained_models(pipeline)  # also writes their records
+    return Lane(job, pipeline, frozen.setdefault(stage_key(config), models))
 
 
 def clear(path: Path) -> None:
@@ -137,10 +156,13 @@ def program_of(
     """
     key = (group_key(pipeline.config), layout, shapes(inputs(layout)[1]))
     if key not in PROGRAMS:
-        compile_for = lambda layout: compile_program(pipeline, layout, *inputs(layout))
-        PROGRAMS[key] = program = fitting(compile_for, layout, workers)
-        content = {"seconds": program.seconds, "lanes": program.layout.lanes}
-        tell("compiled", content | {"program_bytes": program.bytes})
+
+        def compile_for(layout: Layout) -> Program:
+            program = compile_program(pipeline, layout, *inputs(layout))
+            tell("compiled", {"seconds": program.seconds, "lanes": layout.lanes})
+            return program
+
+        PROGRAMS[key] = fitting(compile_for, layout, workers)
     return PROGRAMS[key]
 
 
@@ -229,8 +251,11 @@ def advance_lanes(
             lanes[i].record({k: v[i] for k, v in found.items()}, done + 1, seconds)
         done += count
         reward = found.get(lanes[0].job.config.sweep.objective, found["objective/scores"])
-        latest = {one.job.number: float(reward[i, count - 1]) for i, one in enumerate(lanes)}
-        tell("updates", (count, latest))
+        last = [float(x) for x in reward[: len(lanes), count - 1]]
+        known = [x if one.status == FINISHED else np.nan for one, x in zip(lanes, last)]
+        tell("updates", (count, {one.job.number: x for one, x in zip(lanes, known)}))
+    if done < total:  # no lane is left
+        tell("updates", (total - done, {one.job.number: np.nan for one in lanes}))
     return states
 
 
@@ -254,13 +279,17 @@ def finish(
             before=found["before"],
             after=found["after"],
         )
-        diverged = one.status == DIVERGED
-        summary, _ = write_records(config, one.pipeline, outcome, seconds, diverged=diverged)
+        summary, _ = write_records(config, one.pipeline, outcome, seconds, error=one.error)
     except Exception as error:
-        write_error(one.job.path, one_line(error))
-        return JobEnd(one.job.number, FAILED, one_line(error), None)
+        return failed(one.job, error)
     objective = objective_of(summary, config.sweep.objective)
-    return JobEnd(one.job.number, summary["status"], one.error, objective)
+    return JobEnd(one.job.number, summary["status"], summary["error"], objective)
+
+
+def failed(job: Job, error: Exception) -> JobEnd:
+    """The end of a job that has an error of its own."""
+    write_error(job.path, one_line(error), "".join(traceback.format_exception(error)))
+    return JobEnd(job.number, FAILED, one_line(error), None)
 
 
 def show(one: Lane) -> None:

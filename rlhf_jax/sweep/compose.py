@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_jax.config import ConfigError, RLHFConfig, UserError
 from rlhf_jax.io.run_dir import flat
+from rlhf_jax.sweep.objective import check_objective
 
 FREE = ("resume", "run", "sink", "sweep")  # may be others when a sweep is resumed
 
@@ -88,7 +90,7 @@ def plan_jobs(
             planned.append(plan(settings, entry, number, overrides))
         except (UserError, HydraException, OmegaConfBaseException) as error:
             wrong.append((entry.explain(error, overrides), f"job {number}{shown[place]}"))
-    wrong += collisions(planned)
+    wrong += collisions(planned) + unequal(planned)
     if wrong:
         raise Refused("\n".join(told(wrong, len(batch))))
     return planned
@@ -105,6 +107,7 @@ def plan(settings: DictConfig, entry: Entry, number: int, overrides: Sequence[st
         task = task_settings(settings)
         job = Planned(number, path, settings, task, entry.convert(task), tuple(overrides))
         check_place(job, entry.resume)
+        check_objective(job.config, search=is_search(settings))
         return job
     finally:
         HydraConfig.instance().cfg = before
@@ -115,6 +118,11 @@ def numbered(settings: DictConfig, number: int) -> DictConfig:
     with open_dict(settings):
         settings.hydra.job.id = settings.hydra.job.num = number
     return settings
+
+
+def is_search(settings: DictConfig) -> bool:
+    """Whether the sweeper chooses jobs by what earlier ones returned, as Hydra's own does not."""
+    return not str(settings.hydra.sweeper._target_).endswith(".BasicSweeper")
 
 
 def task_settings(settings: DictConfig) -> DictConfig:
@@ -153,6 +161,22 @@ def collisions(planned: Sequence[Planned]) -> list[tuple[str, str]]:
     count = Counter(job.path for job in planned)
     message = "hydra.sweep.subdir: must differ from job to job"
     return [(message, f"job {job.number}") for job in planned if count[job.path] > 1]
+
+
+def unequal(planned: Sequence[Planned]) -> list[tuple[str, str]]:
+    """Jobs that are to be run in another way than the first: worker processes are set up once."""
+    wrong = []
+    for job in planned[1:]:
+        first, own = how(planned[0].config), how(job.config)
+        for key in [key for key, value in own.items() if value != first[key]]:
+            accepted = f"must be the same in all jobs of a sweep; the first has {first[key]!r}"
+            wrong.append((str(ConfigError(key, own[key], accepted)), f"job {job.number}"))
+    return wrong
+
+
+def how(config: RLHFConfig) -> dict[str, Any]:
+    """The settings that all jobs of a sweep have in common."""
+    return flat({name: dataclasses.asdict(getattr(config, name)) for name in ("run", "sweep")})
 
 
 def varied(batch: Sequence[Sequence[str]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -58,9 +59,13 @@ class Display:
         return self.bar
 
     def tell(self, counts: Mapping[str, float], rewards: Mapping[int, float]) -> None:
-        """Numbers beside the bar: counts by name, and the newest reward of runs by number."""
+        """Numbers beside the bar: counts by name, and the newest reward of runs by number.
+
+        A run whose reward is not finite is lost and shown no more.
+        """
         self.counts |= counts
-        self.rewards |= rewards
+        known = {**self.rewards, **rewards}
+        self.rewards = {run: reward for run, reward in known.items() if math.isfinite(reward)}
         self.refresh()
 
     def refresh(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from rlhf_jax.sweep.work import COMPILE_EARLY, RUN_CHUNK, Work, chunk_work, stag
 from rlhf_jax.sweep.workers import Message, Worker, Workers
 
 TICK = 1.0  # seconds between looks at the clock
-GIVEN_UP = 3  # workers that died before they said hello, after which no more are started
+GIVEN_UP = 3  # workers that ended at their start, after which no more are started
 
 
 class Engine:
@@ -34,6 +33,7 @@ class Engine:
         self.notes: set[str] = set()
         self.waiting: list[Work] = []
         self.groups: list[GroupRecord] = []
+        self.refused: set[int] = set()  # groups whose program could not be compiled early
         self.deaths, self.count, self.start = 0, 1, time.monotonic()
 
     def run(self) -> list[JobEnd]:
@@ -73,13 +73,13 @@ class Engine:
 
     def hello(self) -> dict[str, Any]:
         """The facts of the first worker."""
-        while True:
+        while self.pool.all:
             for message in self.pool.messages(TICK):
                 if message.kind == "hello":
                     return message.content
-                log = message.worker.number
-                text = f"a worker ended at its start; see {self.pool.logs}/worker_{log}.log"
-                raise UserError(text)
+                self.hear(message)
+            self.end_stalled()
+        raise UserError(self.given_up())
 
     def begin(self, plan: Sequence[Group], workers: int) -> None:
         """What is to be done, and the display of it."""
@@ -105,16 +105,23 @@ class Engine:
     def loop(self) -> None:
         """Gives every free worker something to do until nothing is left."""
         while self.waiting or any(worker.work for worker in self.pool.all):
-            while len(self.pool.all) < min(self.count, len(self.waiting)):
+            wanted = min(self.count, len(self.waiting)) if self.deaths < GIVEN_UP else 0
+            while len(self.pool.all) < wanted:
                 self.pool.start()  # they come up while the first one works; the dead are replaced
+            if not self.pool.all:
+                raise UserError(self.given_up())
             self.hand_out()
             for message in self.pool.messages(TICK):
                 self.hear(message)
-            for worker in list(self.pool.all):
-                if worker.stalled(self.run_config.stall_seconds):
-                    seconds = self.run_config.stall_seconds
-                    self.lost(worker, f"no sign of life for {seconds:.0f} s (run.stall_seconds)")
-                    self.pool.end(worker)
+            self.end_stalled()
+
+    def end_stalled(self) -> None:
+        """Ends workers that give no sign of life."""
+        for worker in list(self.pool.all):
+            if worker.stalled(self.run_config.stall_seconds):
+                seconds = self.run_config.stall_seconds
+                self.lost(worker, f"no sign of life for {seconds:.0f} s (run.stall_seconds)")
+                self.pool.end(worker)
 
     def hand_out(self) -> None:
         """The next piece of work to every worker that has none."""
@@ -122,13 +129,20 @@ class Engine:
             if worker.ready and worker.work is None:
                 work = self.next_work(worker) or self.early_work(worker)
                 if work is not None:
-                    if not work.is_early:
-                        self.waiting.remove(work)
-                    worker.work, worker.watched = work, work.watched
-                    if work.group is not None:
-                        worker.groups.add(work.group.id)
-                        work.group.begin(worker.number, early=work.is_early)
-                    self.pool.give(worker, work.function, *work.arguments)
+                    self.hand(worker, work)
+
+    def hand(self, worker: Worker, work: Work) -> None:
+        """A piece of work to a worker; it stays where it is if the worker has just died."""
+        try:
+            self.pool.give(worker, work.function, *work.arguments)
+        except OSError:  # `messages` will tell of it
+            return
+        if not work.is_early:
+            self.waiting.remove(work)
+        worker.work, worker.watched = work, work.watched
+        if work.group is not None:
+            worker.groups.add(work.group.id)
+            work.group.begin(worker.number, early=work.is_early)
 
     def next_work(self, worker: Worker) -> Work | None:
         """Stages first; then the group whose program the worker has; then one nobody is on."""
@@ -145,8 +159,9 @@ class Engine:
 
     def early_work(self, worker: Worker) -> Work | None:
         """The program of a group that waits for its stages, compiled while they are trained."""
+        done = worker.groups | self.refused
         for work in self.waiting:
-            if work.group and work.function == RUN_CHUNK and work.group.id not in worker.groups:
+            if work.group and work.function == RUN_CHUNK and work.group.id not in done:
                 return Work(COMPILE_EARLY, work.arguments, (), group=work.group)
         return None
 
@@ -156,6 +171,8 @@ class Engine:
         work: Work | None = worker.work
         if kind == "died":
             self.lost(worker, f"its worker process ended ({exit_text(content)})")
+        elif kind == "refused":
+            raise UserError(content)
         elif kind == "note":
             if content not in self.notes:
                 self.notes.add(content)
@@ -164,14 +181,13 @@ class Engine:
             work.group.compiled(content)
         elif kind == "updates":
             count, rewards = content
-            finite = {k: v for k, v in rewards.items() if math.isfinite(v)}
             self.display.advance("updates", count * len(rewards))
-            self.display.tell({}, finite)
+            self.display.tell({}, rewards)
         elif kind == "end":
             self.end(content)
         elif kind in ("done", "failed") and work:
             worker.work = worker.watched = None
-            if kind == "failed" and not work.is_early:  # else it will fail in earnest
+            if kind == "failed":
                 self.fail(work, *content)
             self.complete(work, content if kind == "done" else {})
 
@@ -205,6 +221,9 @@ class Engine:
 
     def fail(self, work: Work, line: str, trace: str = "", whole: bool = True) -> None:
         """The jobs of a piece of work fail, and those that would fail for the same reason."""
+        if work.is_early and work.group is not None:  # if it must, it will fail in earnest
+            self.refused.add(work.group.id)
+            return
         doomed = list(work.jobs)
         if work.group is not None:
             work.group.error = line
@@ -232,13 +251,14 @@ class Engine:
     def lost(self, worker: Worker, line: str) -> None:
         """A worker is gone, and what it was at with it."""
         work, worker.work = worker.work, None
-        if work is None or work.is_early:
-            self.deaths += 1
-            if self.deaths >= GIVEN_UP:
-                raise UserError(f"workers end at their start; see {self.pool.logs}")
-            return
-        self.fail(work, f"{line}; see {self.pool.logs}/worker_{worker.number}.log", whole=False)
-        self.complete(work, {})
+        self.deaths += not worker.ready
+        if work is not None:
+            self.fail(work, f"{line}; see {self.pool.logs}/worker_{worker.number}.log", whole=False)
+            self.complete(work, {})
+
+    def given_up(self) -> str:
+        """What is said when no worker comes up."""
+        return f"workers end at their start; see {self.pool.logs}"
 
     def write(self) -> None:
         """sweep.json, whatever has happened."""

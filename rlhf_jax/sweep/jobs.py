@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,5 +65,6 @@ def objective_of(summary: dict[str, Any], name: str) -> float | None:
 
 def write_error(path: Path, line: str, trace: str = "") -> None:
     """error.json of a failed job, in the place of summary.json."""
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(path / "error.json", {"status": FAILED, "error": line, "trace": trace})
+    with suppress(OSError):  # where nothing can be written, that is the error
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "error.json", {"status": FAILED, "error": line, "trace": trace})

@@ -20,7 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from rlhf_jax.io.console import note, warn
 from rlhf_jax.io.run_dir import RunDir, write_text
 from rlhf_jax.sweep import jobs as engine
-from rlhf_jax.sweep.compose import Entry, Planned, Refused, plan_jobs, told, varied
+from rlhf_jax.sweep.compose import (
+    Entry,
+    Planned,
+    Refused,
+    is_search,
+    plan_jobs,
+    told,
+    varied,
+)
 from rlhf_jax.sweep.jobs import DIVERGED, FAILED, FINISHED, Job, JobEnd, objective_of
 from rlhf_jax.sweep.loader import Composer
 
@@ -65,7 +73,9 @@ class LanesLauncher(Launcher):
         root = Path(str(self.config.hydra.sweep.dir))
         if not (root / "multirun.yaml").exists():  # Optuna's sweeper writes none
             write_settings(root / "multirun.yaml", self.config)
-        done = {job.number: end for job in planned if (end := finished(job))}
+        # A search was told that a job failed: with another answer it would choose other jobs.
+        known = ended if is_search(self.config) else finished
+        done = {job.number: end for job in planned if (end := known(job))}
         todo = [job for job in planned if job.number not in done]
         for job in todo:
             write_job(job)
@@ -144,7 +154,15 @@ def finished(job: Planned | Job) -> JobEnd | None:
         return None
     found = json.loads(summary.read_text())
     objective = objective_of(found, job.config.sweep.objective)
-    return JobEnd(job.number, found.get("status", FINISHED), None, objective)
+    return JobEnd(job.number, found.get("status", FINISHED), found.get("error"), objective)
+
+
+def ended(job: Planned | Job) -> JobEnd | None:
+    """As `finished`, and of a job that failed, too."""
+    path = job.path / "error.json"
+    if (end := finished(job)) is not None or not path.exists():
+        return end
+    return JobEnd(job.number, FAILED, json.loads(path.read_text())["error"], None)
 
 
 def write_job(job: Planned) -> None:

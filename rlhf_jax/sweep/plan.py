@@ -166,8 +166,8 @@ def stages_of(jobs: Iterable[Job]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stage_key(job.config) for job in jobs))
 
 
-def differing(groups: Sequence[Group]) -> list[dict[str, Any]]:
+def differing(statics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of each group's static settings those in which the groups differ."""
-    keys = dict.fromkeys(key for group in groups for key in group.static)
-    differ = [k for k in keys if len({repr(g.static.get(k)) for g in groups}) > 1]
-    return [{k: g.static.get(k) for k in differ} for g in groups]
+    keys = dict.fromkeys(key for static in statics for key in static)
+    differ = [k for k in keys if len({repr(static.get(k)) for static in statics}) > 1]
+    return [{k: static.get(k) for k in differ} for static in statics]

@@ -36,7 +36,7 @@ class GroupRecord:
     @staticmethod
     def of(group: Group, plan: Sequence[Group], workers: int) -> GroupRecord:
         """A group before it is run."""
-        static = differing(plan)[plan.index(group)]
+        static = differing([other.static for other in plan])[plan.index(group)]
         numbers = [job.number for job in group.jobs]
         return GroupRecord(group.id, numbers, static, group.strategy, workers, group.lanes)
 

@@ -16,7 +16,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from rlhf_jax.sweep.distribute import EXECUTORS, settings_of
+from rlhf_jax.sweep.executors import EXECUTORS, settings_of
 from rlhf_jax.sweep.launcher import LanesLauncher
 
 ALIAS = "hydra_plugins.rlhf_jax"

@@ -25,14 +25,14 @@ def run_solo(tell: Tell, jobs: Sequence[Job], root: Path) -> None:
     try:
         summary, _ = run_recorded(config, job.path, start, cache_of(config, root / "stages"))
         objective = objective_of(summary, config.sweep.objective)
-        end = JobEnd(job.number, summary["status"], None, objective)
+        end = JobEnd(job.number, summary["status"], summary["error"], objective)
     except Diverged as error:
-        write_diverged(job, time.monotonic() - start)
+        write_diverged(job, time.monotonic() - start, one_line(error))
         end = JobEnd(job.number, DIVERGED, one_line(error), None)
     tell("end", end)
 
 
-def write_diverged(job: Job, seconds: float) -> None:
+def write_diverged(job: Job, seconds: float, line: str) -> None:
     """summary.json of a run that was stopped because nothing was finite any more."""
     config = job.config
     summary = {
@@ -43,6 +43,7 @@ def write_diverged(job: Job, seconds: float) -> None:
         "after": {},
         "stages": {},
         "status": DIVERGED,
+        "error": line,
         "seconds": seconds,
         "config_hash": config_hash(dataclasses.asdict(config)),
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +31,32 @@ def train_stages(tell: Tell, job: Job, folder: Path) -> None:
     """
     config, task = job.config, task_of(job.config.task)
     check_task(config, task)
+    cache = cache_of(config, folder.parent)
+    if config.run.cache and folder.parent in cache.root.parents:
+        line = f"the cache of stages cannot be written; this sweep keeps them in {cache.root}"
+        tell("note", line)
     for line in task.notes:
         tell("note", line)
     run_dir = RunDir(folder).create()
     session = Session(run_dir=run_dir, run=quiet(config), sink=jsonl_sink(run_dir.metrics))
-    trained_models(make_pipeline(config, task, session, None, cache_of(config, folder.parent)))
+    trained_models(make_pipeline(config, task, session, None, cache))
 
 
 def cache_of(config: RLHFConfig, stages: Path) -> StageCache:
-    """The cache of the settings; without one, one of this sweep alone."""
-    return StageCache(config.run.cache_dir if config.run.cache else stages / "cache")
+    """The cache of the settings; without one that can be written, one of this sweep alone."""
+    cache = StageCache(config.run.cache_dir)
+    return cache if config.run.cache and writable(cache.root) else StageCache(stages / "cache")
+
+
+@functools.cache
+def writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, which is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def task_of(config: TaskConfig) -> Task:

@@ -23,11 +23,13 @@ from typing import Any, NamedTuple
 from rlhf_jax import runtime
 from rlhf_jax.config import RunConfig, UserError
 
+START_SECONDS = 300.0  # that a worker may take until it says hello, at least
 Tell = Callable[[str, Any], None]  # kind of message, content
 
 
 class Message(NamedTuple):
-    """What a worker says. Kinds of its own: hello (facts), done (result), failed ((line, trace)).
+    """What a worker says. Kinds of its own: hello (facts), done (result), failed ((line, trace)),
+    refused (a line: its settings cannot work here).
 
     Further kinds are those of the work it does; `died` comes in the place of a worker's last word.
     """
@@ -51,10 +53,12 @@ class Worker:
     groups: set[int] = dataclasses.field(default_factory=set)  # whose programs it has
 
     def stalled(self, seconds: float) -> bool:
-        """Whether it is busy and has given no sign of life for so long."""
+        """Whether it is starting or busy and has given no sign of life for so long."""
         age = time.monotonic() - self.heard
         if self.watched is not None and self.watched.exists():
             age = min(age, time.time() - self.watched.stat().st_mtime)
+        if not self.ready:
+            return age > max(seconds, START_SECONDS)
         return self.work is not None and age > seconds
 
 
@@ -130,6 +134,8 @@ def serve(pipe: Connection, run: RunConfig, log: Path) -> None:
         while True:
             function, arguments = pipe.recv()
             do(tell, function, arguments)
+    except UserError as error:  # of the set-up: that of work is told by `do`
+        tell("refused", str(error))
     except (EOFError, BrokenPipeError):  # the parent has gone
         return
 

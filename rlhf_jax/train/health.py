@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from rlhf_jax.config import RLHFConfig, UserError
@@ -39,13 +40,20 @@ def ratio_check(config: RLHFConfig) -> Callable[[Mapping[str, float]], None]:
     On the first minibatch of the first epoch nothing has been learnt yet, so the probability
     ratio is 1 up to rounding; anything else is a mismatch of padding, temperature or precision
     between sampling and scoring, and every later number would be wrong.
+
+    The check raises TrainingStopped, or Diverged where the ratio is not finite.
     """
     full = config.model.dtype == config.run.matmul_precision == "float32"
     mean_tolerance, token_tolerance = FULL_PRECISION if full else REDUCED_PRECISION
 
     def check(metrics: Mapping[str, float]) -> None:
         mean, worst = metrics["val/ratio_first"], metrics["val/ratio_first_error"]
-        if not (abs(mean - 1.0) <= mean_tolerance and worst <= token_tolerance):  # NaN fails too
+        if not math.isfinite(mean + worst):
+            raise Diverged(
+                f"{config.algo.name}: val/ratio_first={mean}: log-probabilities are not finite. "
+                "Try a lower learning rate, a smaller max_grad_norm or model.dtype=float32."
+            )
+        if not (abs(mean - 1.0) <= mean_tolerance and worst <= token_tolerance):
             raise TrainingStopped(
                 f"{config.algo.name}: val/ratio_first={mean:.6f}, but it must be 1 within "
                 f"{mean_tolerance:g} (and within {token_tolerance:g} at every token; the worst is "

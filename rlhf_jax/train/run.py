@@ -81,23 +81,25 @@ def write_records(
     outcome: Outcome,
     seconds: Callable[[], float],
     *,
-    diverged: bool = False,
+    error: str | None = None,
 ) -> Records:
     """Writes summary.json and samples.jsonl of a run that has ended.
 
     Args:
       config: the settings as they were given; the pipeline's name the model as it is built.
       seconds: how long the run took, asked when all else is done.
-      diverged: it ended without a policy worth a number.
+      error: why it ended without a policy worth a number, None if it did not.
     """
     # Once a side: the reward may be a user's function, and a slow one.
     sides = {"before": outcome.before, "after": outcome.after}
     scored = lambda found: columns(config, pipeline.task, pipeline.score_host, found)
     known = {side: scored(found) for side, found in sides.items()}
     summary = summarize(config, pipeline.task, pipeline.session, outcome, known)
-    diverged = diverged or finite(summary["after"])[1] > 0
-    summary["status"] = "diverged" if diverged else "finished"
-    if diverged:  # what it ends with is no result
+    lost = [key for key, value in summary["after"].items() if finite(value)[1]]
+    if error is None and lost:
+        error = f"not finite after training: {', '.join(lost)}"
+    summary |= {"status": "finished" if error is None else "diverged", "error": error}
+    if error is not None:  # what it ends with is no result
         summary["after"] = dict.fromkeys(summary["after"])
     summary["seconds"] = seconds()
     summary |= {"config_hash": config_hash(dataclasses.asdict(config)), **run_facts()}

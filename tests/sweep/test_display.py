@@ -1,6 +1,7 @@
 """What a sweep says where there is no terminal."""
 
 import io
+import math
 
 from rich.console import Console
 
@@ -13,7 +14,8 @@ def test_stages_come_first_then_updates_with_the_best_and_the_median():
         display.advance("stages", 1)
         display.say("run 3 failed: no such word")
         display.advance("updates", 4)
-        display.tell({"runs done": 2}, {0: 1.0, 1: 5.0, 2: 2.0})
+        display.tell({"runs done": 2}, {0: 1.0, 1: 5.0, 2: 2.0, 3: 9.0})
+        display.tell({}, {3: math.nan})  # lost
         display.advance("stages", 0)  # late: the bar of the updates stays
         display.advance("updates", 6)
     lines = out.getvalue().splitlines()

@@ -5,14 +5,17 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
+from types import SimpleNamespace
 
 import pytest
 
-from rlhf_jax.config import ReviewsConfig, RLHFConfig, RunConfig, SweepConfig
-from rlhf_jax.sweep.engine import Engine, Work, chunk_work, stage_works
+from rlhf_jax.config import ReviewsConfig, RLHFConfig, RunConfig, SweepConfig, UserError
+from rlhf_jax.sweep.engine import GIVEN_UP, Engine, Work, chunk_work, stage_works
 from rlhf_jax.sweep.jobs import FAILED, Job, JobEnd, run_jobs
 from rlhf_jax.sweep.plan import make_plan
 from rlhf_jax.sweep.record import GroupRecord
+from rlhf_jax.sweep.workers import START_SECONDS, Worker
 
 CONFIG = RLHFConfig(
     task=ReviewsConfig(),
@@ -126,6 +129,59 @@ def test_jobs_fail_with_the_stage_they_need(jobs, tmp_path):
     engine.fail(stage, "no data")
     assert not engine.waiting
     assert engine.ends[1] == JobEnd(1, FAILED, "no data", None)
+
+
+@pytest.fixture
+def idle(jobs, tmp_path):
+    """An engine whose group waits for a stage, with a worker that has nothing to do."""
+    engine = Engine(jobs[:2], tmp_path)
+    (plan,) = make_plan(jobs[:2], accelerator=False, workers=1)
+    (chunk,) = plan.chunks
+    engine.waiting = [chunk_work(plan, chunk, group(0, *jobs[:2]), tmp_path, 1)]
+    engine.pool = SimpleNamespace(all=[Worker(0, None, None, 0.0, ready=True)], logs="logs")
+    engine.show()
+    return engine, engine.pool.all[0]
+
+
+def test_a_program_that_cannot_be_compiled_early_waits_for_its_turn(idle):
+    engine, worker = idle
+    worker.work = engine.early_work(worker)
+    assert worker.work.is_early
+    engine.lost(worker, "out of memory")
+    assert engine.deaths == 0 and engine.early_work(worker) is None
+    assert len(engine.waiting) == 1 and not engine.ends
+
+
+def test_work_for_a_worker_that_has_just_died_is_given_to_another(idle):
+    engine, worker = idle
+    (work,) = engine.waiting
+
+    def give(*_):
+        raise BrokenPipeError
+
+    engine.pool.give = give
+    engine.hand(worker, work)
+    assert engine.waiting == [work] and worker.work is None and not worker.groups
+
+
+def test_workers_that_do_not_start_are_given_up(idle):
+    engine, worker = idle
+    worker.ready, worker.heard = False, time.monotonic() - 10.0
+    assert not worker.stalled(1.0)
+    worker.heard -= START_SECONDS
+    assert worker.stalled(1.0)
+    engine.pool.all.clear()
+    for _ in range(GIVEN_UP):
+        engine.lost(worker, "it ended")
+    with pytest.raises(UserError, match="workers end at their start; see logs"):
+        engine.loop()
+
+
+def test_a_device_that_is_not_there_is_named(jobs, tmp_path):
+    run = dataclasses.replace(CONFIG.run, device="tpu")
+    job = dataclasses.replace(jobs[0], config=dataclasses.replace(CONFIG, run=run))
+    with pytest.raises(UserError, match=r"run\.device='tpu': not usable here"):
+        run_jobs([job], tmp_path)
 
 
 def test_no_jobs_are_no_work(tmp_path):

@@ -7,22 +7,27 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import run_job
 from hydra.plugins.launcher import Launcher
-from omegaconf import open_dict
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import OmegaConf, open_dict
 
 from experiments._cli import launch
 from experiments._leftovers import report
 from experiments.rlhf import check, main
 from rlhf_jax.config import RLHFConfig
-from rlhf_jax.sweep import distribute
+from rlhf_jax.sweep import executors
 from rlhf_jax.sweep import jobs as engine
+from rlhf_jax.sweep.distribute import Groups
 from rlhf_jax.sweep.jobs import DIVERGED, FAILED, FINISHED, JobEnd
+from rlhf_jax.sweep.register import ALIAS, named
 
 CALLBACK = """
 from pathlib import Path
@@ -283,26 +288,56 @@ class Plugin(Launcher):
     def launch(self, job_overrides, initial_job_idx):
         launchers = Plugins.instance().discover(Launcher)  # a part of the state that is sent, too
         sent = pickle.dumps((self.task_function, self.context, launchers))
-        task, context, _ = pickle.loads(sent)
-        returns = []
+        jobs = []
         for place, overrides in enumerate(job_overrides):
-            config = context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.num = config.hydra.job.id = initial_job_idx + place
-            keys = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
-            found = run_job(hydra_context=context, task_function=task, config=config, **keys)
-            returns.append(found)
-        return returns
+            jobs += send(self.config, sent, list(overrides), initial_job_idx + place)
+        return [job.results()[0] for job in jobs]  # which ends with the first that has died
+
+
+class Sent:
+    """A job of a cluster. It runs when it is asked for, and so after others that are waited for."""
+
+    dead, cancelled, stopped = set(), [], set()  # numbers: lost machines, ended jobs, Ctrl-C
+
+    def __init__(self, *parts):
+        self.parts, self.number, self.found = parts, parts[-1], None
+
+    def results(self):
+        if self.number in self.stopped:
+            raise KeyboardInterrupt
+        if self.number in self.dead:
+            raise RuntimeError("the machine was lost")
+        self.found = self.found or self.run(*self.parts)
+        return [self.found]
+
+    def run(self, master, sent, overrides, number):
+        task, context, _ = pickle.loads(sent)
+        config = context.config_loader.load_sweep_config(master, overrides)
+        with open_dict(config):
+            config.hydra.job.num = config.hydra.job.id = number
+        keys = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
+        return run_job(hydra_context=context, task_function=task, config=config, **keys)
+
+    def cancel(self, check):
+        self.cancelled.append(self.number)
+
+
+def send(*parts):
+    return [Sent(*parts)]
 
 
 @pytest.fixture
 def sent(run, tmp_path, monkeypatch):
     """As `run`, with groups as the jobs of `Plugin`; a lone machine per group, which may burn."""
-    monkeypatch.setattr(distribute.SubmititLocal, "module", __name__)
-    monkeypatch.setattr(distribute.SubmititLocal, "name", "Plugin")
+    monkeypatch.setattr(executors.SubmititLocal, "module", __name__)
+    monkeypatch.setattr(executors.SubmititLocal, "name", "Plugin")
+    monkeypatch.setattr(executors.SubmititLocal, "sends", f"{__name__}:send")
+    monkeypatch.setattr(Sent, "dead", set())
+    monkeypatch.setattr(Sent, "stopped", set())
+    Sent.cancelled.clear()
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or sys.modules["__main__"])
     store = ConfigStore.instance()
-    if distribute.settings_of("submitit_local") is None:
+    if executors.settings_of("submitit_local") is None:
         store.store(group="hydra/launcher", name="submitit_local", node={"timeout_min": 60})
     burning = set()
 
@@ -333,6 +368,9 @@ def test_another_machine_gets_a_group_of_lanes_as_one_job(run, sent, tmp_path):
     assert [(group["id"], group["jobs"]) for group in sweep["groups"]] == [
         (0, [0, 3]), (1, [1, 4]), (2, [2, 5])
     ]  # fmt: skip
+    assert [group["static"] for group in sweep["groups"]] == [
+        {"model.value_head": head} for head in ("shared", "separate", "shared_stop_gradient")
+    ]
     assert sweep["seconds"] == 2.0 and len(list(tmp_path.glob("s/*/summary.json"))) == 6
     assert not list(tmp_path.glob("s/.groups/**/.hydra"))  # they are no jobs of the sweep
 
@@ -353,3 +391,92 @@ def test_a_machine_that_burns_fails_its_group_alone_and_resume_runs_it_again(run
 def test_max_lanes_cuts_a_group_into_jobs(run, sent):
     assert run(*APART[:-2], "sweep.max_lanes=1") == (0, [])
     assert run.engine.calls == [[0], [1]]
+
+
+def test_the_others_are_waited_for_when_a_machine_is_lost(run, sent, tmp_path):
+    Sent.dead = {1}
+    code, errors = run(*APART)
+    assert code == 2 and len(errors) == 1
+    assert "did not end well: the machine was lost (2 of 6 jobs; the first is s/1" in errors[0]
+    assert run.engine.calls == [[0, 3], [2, 5]]
+    assert len(list(tmp_path.glob("s/*/summary.json"))) == 4
+
+
+def test_ctrl_c_ends_what_was_sent(run, sent, tmp_path):
+    Sent.stopped = {1}
+    assert run(*APART) == (2, ["error: interrupted; go on with -m resume=s"])
+    assert Sent.cancelled == [0, 1, 2] and len(list(tmp_path.glob("s/*/summary.json"))) == 2
+    Sent.stopped.clear()
+    assert run("-m", "resume=s") == (0, [])  # as new jobs: the old numbers may still be running
+    assert {p.name for p in (tmp_path / "s" / ".groups").iterdir()} == set("01234")
+
+
+def test_a_group_that_is_sent_again_runs_what_it_lacks(run, sent, tmp_path):
+    run.engine.stop_after = 3  # of jobs 0 and 3
+    run(*APART)
+    run.engine.stop_after = None
+    jobs = [engine.Job(n, tmp_path / "s" / str(n), RLHFConfig(), ()) for n in (0, 3)]
+    again = Groups([jobs], 7, tmp_path / "s")
+    with patch.object(HydraConfig, "get", lambda: OmegaConf.create({"job": {"num": 7}})):
+        assert [end.number for end in again(OmegaConf.create())] == [3]
+
+
+@pytest.mark.parametrize(
+    "typed, first",
+    [("run.max_skipped=3,4", 3), ("sweep.lanes=map,vmap", "map")],
+)
+def test_all_jobs_are_run_in_one_way(run, tmp_path, typed, first):
+    code, errors = run("-m", typed, "seed=0")
+    key = typed.partition("=")[0]
+    assert code == 2 and len(errors) == 1 and run.engine.calls == []
+    accepted = f"must be the same in all jobs of a sweep; the first has {first!r}"
+    assert f"{key}=" in errors[0] and errors[0].endswith(accepted)
+
+
+def test_an_objective_that_no_job_will_have_is_refused(run, tmp_path):
+    code, errors = run("-m", "seed=0,1", "sweep.objective=gold/scores")
+    assert code == 2 and run.engine.calls == [] and len(errors) == 1
+    assert errors[0].startswith("error: sweep.objective='gold/scores': reviews has gold/score, ")
+    assert run("-m", "seed=0,1", "task=imdb")[0] == 0  # nobody asks for it in a grid
+
+
+def test_hydras_own_launcher_goes_on_with_no_sweep(run, tmp_path):
+    interrupted(run)
+    (line,) = run("-m", "resume=s", "hydra/launcher=basic")[1]
+    assert line.startswith("error: hydra/launcher='basic': cannot go on with a sweep; add hydra/")
+    path = tmp_path / "s" / "multirun.yaml"
+    stored = yaml.safe_load(path.read_text())
+    stored["hydra"]["overrides"]["hydra"].append("hydra/launcher=basic")
+    path.write_text(yaml.safe_dump(stored))
+    assert "hydra/launcher='basic'" in run("-m", "resume=s")[1][0]
+    assert run("-m", "resume=s", "hydra/launcher=lanes") == (0, [])
+
+
+class Search(Sweeper):
+    """Chooses its third job by what the second returned."""
+
+    def __init__(self, **settings):
+        pass
+
+    def setup(self, **parts):
+        self.launcher = Plugins.instance().instantiate_launcher(**parts)
+
+    def sweep(self, arguments):
+        found = [job.return_value for job in self.launcher.launch([["seed=0"], ["seed=1"]], 0)]
+        seed = 2 if found[1] is None else 3
+        return self.launcher.launch([[f"seed={seed}"]], 2)
+
+
+def test_a_search_goes_on_with_the_failures_it_was_told_of(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or sys.modules["__main__"])
+    with named(Search):
+        Plugins.instance().register(Search)
+    run.engine.ends, run.engine.stop_after = {1: FAILED}, 2
+    typed = ("-m", "hydra.sweep.dir=s", f"hydra.sweeper._target_={ALIAS}.Search")
+    assert "error: interrupted; go on with -m resume=s" in run(*typed)[1]
+    run.engine.ends, run.engine.stop_after = {}, None
+    code, errors = run("-m", "resume=s")
+    assert (code, errors) == (2, ["error: s/1 (seed=1): it broke"])
+    assert run.engine.calls[-1] == [2]
+    stored = yaml.safe_load((tmp_path / "s" / "2" / ".hydra" / "config.yaml").read_text())
+    assert stored["seed"] == 2

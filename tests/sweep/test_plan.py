@@ -11,6 +11,7 @@ from rlhf_jax.config import (
     OptimConfig,
     PolicyGradientConfig,
     PreferenceConfig,
+    RejectionConfig,
     ReviewsConfig,
     RewardModelConfig,
     RLHFConfig,
@@ -45,7 +46,9 @@ def test_traced_numbers_share_a_program_and_choices_do_not():
     assert len(plan_of(*clips)) == 1
     groups = plan_of(*heads, *heads)
     assert [numbers(g) for g in groups] == [[[0], [2]], [[1], [3]]]
-    assert differing(groups) == [{"model.value_head": h} for h in ("separate", "shared")]
+    assert differing([group.static for group in groups]) == [
+        {"model.value_head": h} for h in ("separate", "shared")
+    ]
 
 
 def test_a_traced_number_that_is_none_is_another_program():
@@ -104,6 +107,7 @@ def test_the_most_lanes_are_a_limit():
     [
         change(BASE, algo=BestOfNConfig()),
         change(BASE, algo=PreferenceConfig()),
+        change(BASE, algo=RejectionConfig()),
         change(BASE, task=ReviewsConfig(reward="module:function")),
         change(BASE, sweep=SweepConfig(lanes="solo")),
     ],

@@ -16,7 +16,7 @@ from rlhf_jax.io.checkpoint import CheckpointStore
 from rlhf_jax.io.run_dir import RunDir
 from rlhf_jax.io.sinks import jsonl_sink
 from rlhf_jax.train import policy_gradient
-from rlhf_jax.train.health import TrainingStopped, check_finite, ratio_check
+from rlhf_jax.train.health import Diverged, TrainingStopped, check_finite, ratio_check
 from rlhf_jax.train.loop import Interrupted, Session, Stage, crosses_tenth, run_stage
 from rlhf_jax.train.state import init_state, stream
 from rlhf_jax.types import SpecialTokens
@@ -146,7 +146,6 @@ def test_evaluations_come_about_ten_times_and_at_the_end(tmp_path):
         ("float32", 1.001, 2e-5, True),
         ("float32", 0.999, 2e-5, True),
         ("float32", 1.0, 1e-2, True),  # errors of both signs cancel in the mean
-        ("float32", np.nan, np.nan, True),
         ("bfloat16", 1.001, 1e-2, False),
         ("bfloat16", 1.05, 1e-2, True),
     ],
@@ -159,6 +158,12 @@ def test_a_first_ratio_away_from_1_stops_the_run(tiny_config, dtype, ratio, erro
         return check(metrics)
     with pytest.raises(TrainingStopped, match=r"val/ratio_first=.*algo\.behavior_log_probs"):
         check(metrics)
+
+
+def test_a_ratio_that_is_not_finite_is_a_lost_run(tiny_config):
+    metrics = {"val/ratio_first": np.nan, "val/ratio_first_error": 0.0}
+    with pytest.raises(Diverged, match="val/ratio_first=nan: log-probabilities are not finite"):
+        ratio_check(tiny_config)(metrics)
 
 
 def test_checkpoints_of_other_settings_are_refused(tmp_path):
