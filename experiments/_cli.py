@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,27 +103,29 @@ def launch(
     *,
     resumable: bool = False,
     check: Hints | None = None,
+    groups: Collection[str] = GROUPS,
 ) -> None:
     """Composes the settings, calls `program(config, run_dir)` and shows errors as one line.
 
     Args:
+      groups: what can be chosen by name.
       resumable: the program fills a directory of its own, which `resume=DIR` goes on with.
       check: refuses settings that cannot work, and names those typed that change nothing.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors reach `one_line`
-    register_schemas(**{f"base_{config_name}": schema})
+    register_schemas(groups, **{f"base_{config_name}": schema})
     register()
     task = Program(program, check)
     earlier: dict[Path, bytes] = {}  # the settings of what is resumed
     main = hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)
     try:
         sys.argv[1:] = sorted(sys.argv[1:], key=MULTIRUN.__contains__)  # argparse wants it so
-        check_choices(sys.argv[1:], GROUPS)
+        check_choices(sys.argv[1:], groups)
         if resumable:
             check_free(sys.argv[1:])
             earlier |= settings_files(sys.argv[1:])
             sys.argv[1:], task.resume = resumed_sweep(sys.argv[1:])
-            sys.argv[1:] = resumed(sys.argv[1:], GROUPS)
+            sys.argv[1:] = resumed(sys.argv[1:], groups)
         task.keep("hydra.run.dir", sys.argv[1:])
         task.keep("hydra.sweep.dir", sys.argv[1:])
         main(task)()

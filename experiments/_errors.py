@@ -150,7 +150,7 @@ def check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
         if group not in groups or "=" not in argument:
             continue
         name = value_of(argument)
-        if name is None and group == "experiment":
+        if name is None and group in ("experiment", "study"):
             continue
         if name is None or str(name).startswith("base_"):
             raise ConfigError(group, name, f"must be one of {', '.join(names_of(group))}")

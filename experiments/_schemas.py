@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
+from collections.abc import Collection
 from importlib import resources
 
 from hydra.core.config_store import ConfigStore
@@ -30,8 +31,13 @@ SCHEMAS = {
     ("task", "base_variable_length"): schemas.VariableLengthConfig,
     ("task", "base_repetition"): schemas.RepetitionConfig,
     ("task", "base_verifiable"): schemas.VerifiableConfig,
+    ("env", "base_gridworld"): schemas.GridworldConfig,
+    ("env", "base_gymnax"): schemas.GymnaxConfig,
+    ("env", "base_probe"): schemas.ProbeConfig,
 }
-GROUPS = {"preset", "experiment"} | {group for group, _ in SCHEMAS}
+# What can be chosen by name: of a language model's programs, and of experiments.ppo.
+GROUPS = {"preset", "experiment", "algo", "model", "optim", "sink", "task"}
+CLASSIC_GROUPS = {"env", "recipe", "study", "optim", "sink"}
 
 
 def names_of(group: str) -> list[str]:
@@ -40,16 +46,20 @@ def names_of(group: str) -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if ".yaml" in f.name)
 
 
-def group_lines() -> str:
+def group_lines(groups: Collection[str] = GROUPS) -> str:
     """Every group with its names, for `--help`."""
-    lines = [f"{group + ':':<7} {', '.join(names_of(group))}" for group in sorted(GROUPS)]
+    lines = [f"{group + ':':<7} {', '.join(names_of(group))}" for group in sorted(groups)]
     width = {"width": 96, "subsequent_indent": 8 * " "}
     return "\n".join(textwrap.fill(line, **width) for line in lines)
 
 
-def register_schemas(**primary: type) -> None:
-    """Makes the schemas known to Hydra; `primary` names those of whole programs."""
-    OmegaConf.register_new_resolver("rlhf_groups", group_lines, replace=True)
+def register_schemas(groups: Collection[str] = GROUPS, **primary: type) -> None:
+    """Makes the schemas known to Hydra; `primary` names those of whole programs.
+
+    `groups` are those `--help` lists.
+    """
+    listed = lambda: group_lines(groups)
+    OmegaConf.register_new_resolver("rlhf_groups", listed, replace=True)
     store = ConfigStore.instance()
     for (group, name), node in SCHEMAS.items():
         store.store(group=group, name=name, node=thawed(node))

@@ -9,22 +9,17 @@ python -m experiments.ppo env=gymnax env.name=Acrobot-v1 recipe=cleanrl
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from experiments._cli import launch
-from experiments._schemas import GROUPS, SCHEMAS
-from rlhf_jax import config as schemas
+from experiments._schemas import CLASSIC_GROUPS
 from rlhf_jax import runtime
-from rlhf_jax.checks.classic import check_classic
+from rlhf_jax.checks.classic import check_classic, idle_classic
 from rlhf_jax.config import ClassicConfig
 from rlhf_jax.io.console import note, short_number
 
-ENVS = {
-    ("env", "base_gridworld"): schemas.GridworldConfig,
-    ("env", "base_gymnax"): schemas.GymnaxConfig,
-    ("env", "base_probe"): schemas.ProbeConfig,
-}
 MEANING = {
     "episode/return": "return of the last 100 episodes",
     "exact/return": "exact discounted return of the policy",
@@ -33,9 +28,14 @@ MEANING = {
 }
 
 
+def hints(config: ClassicConfig, typed: Sequence[str]) -> Iterable[str]:
+    """What was typed and changes nothing; settings that cannot work are refused."""
+    check_classic(config)
+    return idle_classic(config, typed)
+
+
 def main(config: ClassicConfig, output_dir: Path) -> None:
     """Trains in `output_dir`."""
-    check_classic(config)
     # Programs over lanes can wait for ever in a pool of several threads; small ones need no more.
     threads = config.run.threads or 1
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, threads=threads))
@@ -67,6 +67,4 @@ def spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    SCHEMAS |= ENVS
-    GROUPS |= {"env", "recipe"}
-    launch(main, "ppo", ClassicConfig)
+    launch(main, "ppo", ClassicConfig, check=hints, groups=CLASSIC_GROUPS)

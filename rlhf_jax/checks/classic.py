@@ -2,8 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
+
 from rlhf_jax.checks import check_leaf, leaves
-from rlhf_jax.config import ClassicConfig, ConfigError
+from rlhf_jax.checks.idle import PENALTIES, UNCLIPPED
+from rlhf_jax.config import ClassicConfig, ClassicPPOConfig, ConfigError, GridworldConfig
+
+# Settings that are not read under another setting: key of ppo, when, and which setting it is.
+IDLE: list[tuple[str, Callable[[ClassicPPOConfig], bool], str]] = [
+    ("clip_eps", lambda p: p.surrogate in UNCLIPPED, "surrogate"),
+    ("clip_eps_high", lambda p: p.surrogate in UNCLIPPED, "surrogate"),
+    ("dual_clip", lambda p: p.surrogate != "dual_clip", "surrogate"),
+    ("penalty_coef", lambda p: p.surrogate not in PENALTIES, "surrogate"),
+    ("penalty_target", lambda p: p.surrogate != "adaptive_kl_penalty", "surrogate"),
+    ("anneal_entropy", lambda p: p.entropy_coef == 0, "entropy_coef"),
+    ("whiten_variance", lambda p: p.whiten_advantages == "none", "whiten_advantages"),
+    ("huber_delta", lambda p: p.value_loss != "huber", "value_loss"),
+    ("value_clip_eps", lambda p: not p.clip_value, "clip_value"),
+]
+
+
+def idle_classic(config: ClassicConfig, typed: Collection[str]) -> Iterator[str]:
+    """A line for each typed setting that changes nothing.
+
+    >>> list(idle_classic(ClassicConfig(), ["ppo.dual_clip"]))
+    ['ppo.dual_clip changes nothing with ppo.surrogate=clip']
+    """
+    for key, when, other in IDLE:
+        if f"ppo.{key}" in typed and when(config.ppo):
+            value = getattr(config.ppo, other)
+            yield f"ppo.{key} changes nothing with ppo.{other}={value}"
 
 
 def check_classic(config: ClassicConfig) -> None:
@@ -28,5 +56,9 @@ def check_classic(config: ClassicConfig) -> None:
     if network.layers == 0 and network.value_sharing == "separate_matched":
         accepted = "there is no trunk to share with network.layers=0; use separate"
         raise ConfigError("network.value_sharing", network.value_sharing, accepted)
+    env = config.env
+    if isinstance(env, GridworldConfig) and ppo.gamma == 1 and env.step_cost <= 0:
+        accepted = "with ppo.gamma=1 it must be above 0: going on for ever would be as good as any"
+        raise ConfigError("env.step_cost", env.step_cost, accepted)
     if config.seed + config.seeds > 2**32:
         raise ConfigError("seeds", config.seeds, "the last seed must be below 2**32")

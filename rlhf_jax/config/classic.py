@@ -81,8 +81,9 @@ class ClassicPPOConfig:
     # What the networks see.
     normalize_observations: bool = False  # by running mean and variance
     scale_rewards: bool = False  # by the running deviation of the discounted return
-    observation_clip: float = number(10.0, POSITIVE)  # after normalising
-    reward_clip: float = number(10.0, POSITIVE)  # after scaling
+    # Bounds of what the networks see and learn from, after the two above; None: not cut.
+    observation_clip: Optional[float] = number(None, POSITIVE)
+    reward_clip: Optional[float] = number(None, POSITIVE)
 
     @property
     def batch_size(self) -> int:

@@ -57,7 +57,12 @@ def optimal_policy(mdp: MDP, gamma: float | Array, *, tolerance: float | None = 
     `tolerance` (default: 100 times the rounding error of the largest value), so that ties cannot
     make it run in circles.
 
-    Source: Howard 1960; Section 4.3 of Sutton and Barto 2018.
+    It begins with the best reply to the values of the uniform policy, which ends its episodes
+    wherever any policy does. So a discount of 1 is right too where going on for ever is infinitely
+    bad: each step then costs something, and improving such a policy never loses its end.
+
+    Source: Howard 1960; Section 4.3 of Sutton and Barto 2018; for a discount of 1, Bertsekas and
+    Tsitsiklis 1991, "An analysis of stochastic shortest path problems".
     """
     actions = mdp.rewards.shape[1]
     dtype = mdp.rewards.dtype
@@ -73,7 +78,9 @@ def optimal_policy(mdp: MDP, gamma: float | Array, *, tolerance: float | None = 
         changed = gain > least
         return jnp.where(changed, best(q), chosen), jnp.any(changed), rounds + 1
 
-    start = best(mdp.rewards), jnp.array(True), jnp.zeros((), jnp.int32)
+    uniform = jnp.full_like(mdp.rewards, 1.0 / actions)
+    reply = best(action_values(mdp, policy_values(mdp, uniform, gamma), gamma))
+    start = reply, jnp.array(True), jnp.zeros((), jnp.int32)
     more = lambda carry: carry[1] & (carry[2] < MAX_ROUNDS)
     return jax.nn.one_hot(lax.while_loop(more, better, start)[0], actions, dtype=dtype)
 

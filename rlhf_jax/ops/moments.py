@@ -36,11 +36,11 @@ class Moments:
         squares = squares + jnp.square(delta) * self.count * size / total
         return Moments(mean=self.mean + delta * size / total, var=squares / total, count=total)
 
-    def standardize(self, x: Array, *, clip: float) -> Array:
-        """`(x - mean) / sqrt(var + 1e-8)`, cut to +- `clip`."""
+    def standardize(self, x: Array) -> Array:
+        """`(x - mean) / sqrt(var + 1e-8)`."""
         mean, var = (jnp.broadcast_to(part, x.shape) for part in (self.mean, self.var))
-        return jnp.clip((x - mean) / jnp.sqrt(var + 1e-8), -clip, clip)
+        return (x - mean) / jnp.sqrt(var + 1e-8)
 
-    def scale(self, x: Array, *, clip: float) -> Array:
-        """`x / sqrt(var + 1e-8)`, cut to +- `clip`; the sign stays, as is right for rewards."""
-        return jnp.clip(x / jnp.sqrt(self.var + 1e-8), -clip, clip)
+    def scale(self, x: Array) -> Array:
+        """`x / sqrt(var + 1e-8)`; the sign stays, as is right for rewards."""
+        return x / jnp.sqrt(self.var + 1e-8)

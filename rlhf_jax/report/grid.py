@@ -39,9 +39,10 @@ class Curve(NamedTuple):
 
 
 CURVES = (
-    Curve("exact/return", "return of the policy, exact", False),
+    Curve("exact/return", "return, exact", False),
+    Curve("exact/value_error", "error of the values, exact", True),
     Curve("loss/value_avg", "value loss", True),
-    Curve("loss/policy_avg", "surrogate loss of the policy", False),
+    Curve("loss/policy_avg", "surrogate loss", False),
     Curve("policy/clipfrac_avg", "share of samples clipped", True),
 )
 
@@ -73,14 +74,14 @@ def draw_map(
         number_size = 8 if width <= 8 else 5.5
         axes.text(
             column,
-            row + 0.36,
+            row + 0.37,
             f"{values[state]:.2f}",
             ha="center",
             va="center",
             color=dark,
             fontsize=number_size,
         )
-        draw_arrows(axes, row - 0.13, column, policy[state], dark)
+        draw_arrows(axes, row - 0.15, column, policy[state], dark)
         if run.rows[row][column] == "S":
             axes.text(
                 column - 0.45,
@@ -116,7 +117,7 @@ def draw_arrows(axes: Axes, row: float, column: float, probs: np.ndarray, color:
     for chance, (right, down) in zip(probs, ARROWS):
         if chance < HIDDEN:
             continue
-        length = 0.35 * float(chance)
+        length = 0.3 * float(chance)
         head = min(0.13, length)
         axes.arrow(
             column,
@@ -171,8 +172,9 @@ def draw_frame(run: GridRun, frame: Frame, curves: Columns) -> Figure:
     for i, (name, values, policy) in enumerate(pictures):
         axes = fig.add_subplot(grid[0, 4 * i : 4 * i + 4])
         draw_map(axes, run, values, policy, scale, name)
+    below = grid[1, :].subgridspec(1, len(CURVES))
     for i, curve in enumerate(CURVES):
-        draw_curve(fig.add_subplot(grid[1, 3 * i : 3 * i + 3]), curves, curve, frame.steps, run)
+        draw_curve(fig.add_subplot(below[i]), curves, curve, frame.steps, run)
     fig.supxlabel("environment steps (the orange line is this picture)", fontsize=8)
     fig.suptitle(
         f"PPO on a gridworld after {frame.steps:,} steps — arrow length: probability of the move; "

@@ -65,9 +65,14 @@ def begin(env: Environment, copies: int, key: Key) -> Play:
 
 def as_seen(config: ClassicPPOConfig, seen: Moments, observation: Array) -> Array:
     """An observation as the networks are given it."""
-    if not config.normalize_observations:
-        return observation
-    return seen.standardize(observation, clip=config.observation_clip)
+    if config.normalize_observations:
+        observation = seen.standardize(observation)
+    return within(observation, config.observation_clip)
+
+
+def within(x: Array, bound: float | None) -> Array:
+    """`x`, cut to +- `bound` if there is one."""
+    return x if bound is None else jnp.clip(x, -bound, bound)
 
 
 def bounded(env: Environment, action: Array) -> Array:
@@ -138,15 +143,17 @@ def count_reward(
 ) -> tuple[Play, Array]:
     """The reward as it is learnt from: divided by the deviation of `R_t = gamma R_{t-1} + r_t`.
 
+    Each of dividing and cutting is a switch.
+
     Source: `NormalizeReward` of gym; the "reward scaling" of Engstrom et al. 2020,
     arXiv:2005.12729, which takes no mean away.
     """
     if not config.scale_rewards:
-        return play, reward
+        return play, within(reward, config.reward_clip)
     discounted = config.gamma * play.discounted + reward
     gained = play.gained.seen(discounted)
     after = dataclasses.replace(play, discounted=jnp.where(ended, 0.0, discounted), gained=gained)
-    return after, gained.scale(reward, clip=config.reward_clip)
+    return after, within(gained.scale(reward), config.reward_clip)
 
 
 def episode_metrics(play: Trajectory) -> Metrics:

@@ -123,15 +123,24 @@ def annealed(ppo: ClassicPPOConfig, train: TrainState) -> TrainState:
 
 
 def estimate(
-    model: Model, ppo: ClassicPPOConfig, params: Params, seen: Trajectory, play: Play
+    model: Model,
+    ppo: ClassicPPOConfig,
+    params: Params,
+    seen: Trajectory,
+    play: Play,
+    *,
+    moved: bool = False,
 ) -> tuple[Array, Array, Array]:
     """Values, advantages and returns [T, B], with the value function of `params`.
+
+    Those are the parameters that played, whose values the rollout has kept, unless they have
+    `moved` since.
 
     Where an episode was cut short, the reward takes in `gamma V` of the state it had reached: the
     discount after it is 0, as the next row is of another episode.
     """
     value = lambda x: model.apply(params, x)[1]
-    values = value(seen.observations)
+    values = value(seen.observations) if moved else seen.values
     last = value(as_seen(ppo, play.seen, play.observation))
     rewards, ended = seen.rewards, seen.terminated | seen.truncated
     if ppo.bootstrap_truncated:
@@ -145,10 +154,17 @@ def estimate(
 
 
 def steps_of(
-    model: Model, ppo: ClassicPPOConfig, params: Params, seen: Trajectory, play: Play
+    model: Model,
+    ppo: ClassicPPOConfig,
+    params: Params,
+    seen: Trajectory,
+    play: Play,
+    *,
+    moved: bool = False,
 ) -> Steps:
-    """All steps of a rollout as one batch [T B]."""
-    _, advantages, returns = lax.stop_gradient(estimate(model, ppo, params, seen, play))
+    """All steps of a rollout as one batch [T B]; see `estimate`."""
+    found = estimate(model, ppo, params, seen, play, moved=moved)
+    _, advantages, returns = lax.stop_gradient(found)
     if ppo.whiten_advantages == "batch":
         advantages = whitened(ppo, advantages)
     steps = Steps(
@@ -176,7 +192,7 @@ def learn(
     def on_epoch(carry: tuple[TrainState, Array], epoch: Array):
         state = carry[0]
         again = ppo.recompute_advantages
-        steps = steps_of(model, ppo, state.params, seen, play) if again else first
+        steps = steps_of(model, ppo, state.params, seen, play, moved=True) if again else first
         key = stream(state.key, "minibatches", state.update * ppo.epochs + epoch)
         return lax.scan(on_minibatch, carry, minibatches(steps, key, ppo.minibatches))
 

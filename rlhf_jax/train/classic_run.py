@@ -203,6 +203,7 @@ def summarize(
         "environment": config.env.name,
         "final": {"episode/return": last_returns(metrics).tolist()}
         | {k: metrics[k][:, -1].tolist() for k in exact},
+        "first": {k: metrics[k][:, 0].tolist() for k in exact},  # after one update
         "updates": metrics["episode/count"].shape[1],
         "environment_steps": steps,
         "seconds": times,

@@ -60,6 +60,18 @@ def test_the_optimum_is_that_of_value_iteration(float64, layout):
     np.testing.assert_allclose(jnp.max(q, axis=1), values, atol=1e-9)
 
 
+@pytest.mark.parametrize("layout", ["corridor", "cliff"])
+def test_the_optimum_without_a_discount(float64, layout):
+    """Where the first guess of policy iteration could be one that never ends."""
+    mdp = Gridworld(layout).tables()
+    found, _ = optimal_values(mdp, 1.0)
+    step = jax.jit(lambda v: jnp.max(action_values(mdp, v, 1.0), axis=1))
+    values = jnp.zeros_like(found)
+    for _ in range(600):
+        values = step(values)
+    np.testing.assert_allclose(found, values, atol=1e-9)
+
+
 def test_visits_count_what_values_sum(float64):
     mdp = random_mdp(2)
     policy = random_policy(mdp, 3)

@@ -2,6 +2,7 @@
 # Makes the pinned environments the parity tests compare with, one virtual environment per peer:
 #   tests/parity/setup.sh                 all of them
 #   tests/parity/setup.sh rlax trl        only these
+#   tests/parity/setup.sh benchmarks/peers/rejax.txt   another one, by its file of pins
 # They live in $RLHF_JAX_PEERS, by default in the user's cache. One that exists with the same pins is
 # left alone; one that was interrupted or has other pins is made anew. Where torch's default build
 # brings GPU libraries along, point pip at the CPU build (PIP_INDEX_URL or PIP_FIND_LINKS).
@@ -15,6 +16,9 @@ peers=("$@")
 
 for peer in "${peers[@]}"; do
   pins=$here/peers/$peer.txt
+  case $peer in
+    *.txt) pins=$peer; peer=$(basename "$peer" .txt) ;;
+  esac
   dir=$root/$peer
   if [ ! -f "$pins" ]; then
     echo "setup.sh: no peer named $peer: must be one of rlax, trl, trl_ppo" >&2

@@ -67,6 +67,14 @@ def test_observations_are_standardised_and_cut(plain):
     assert np.abs(np.mean(seen.observations[20:], axis=(0, 1))).max() < 0.5
 
 
+def test_cutting_is_a_switch_of_its_own(plain):
+    config = dataclasses.replace(CONFIG, observation_clip=0.5, reward_clip=0.005)
+    _, _, seen = played(config)
+    assert set(np.unique(seen.observations)) == {0.0, 0.5}
+    assert np.abs(seen.rewards).max() == np.float32(0.005)
+    assert np.abs(plain[2].rewards).max() > 0.005
+
+
 def test_rewards_are_scaled_without_a_shift(plain):
     config = dataclasses.replace(CONFIG, scale_rewards=True)
     _, after, seen = played(config)

@@ -11,6 +11,7 @@ from rlhf_jax.config import (
     ClassicConfig,
     ClassicPPOConfig,
     GridworldConfig,
+    GymnaxConfig,
     NetworkConfig,
     OptimConfig,
     ProbeConfig,
@@ -66,6 +67,7 @@ def test_probes_are_learnt(kind):
         {"surrogate": "log_clip", "clip_value": True, "value_clip_eps": 1.0},
         {"surrogate": "none", "recompute_advantages": True, "value_loss": "huber"},
         {"surrogate": "reinforce", "epochs": 1, "minibatches": 1, "total_steps": 25600},
+        {"surrogate": "dual_clip", "whiten_advantages": "none", "anneal_entropy": 0.5},
     ],
     ids=lambda c: c["surrogate"],
 )
@@ -178,3 +180,25 @@ def test_an_episode_cut_short_is_worth_its_rest():
     np.testing.assert_allclose(advantages, returns - found, atol=1e-6)
     ended = dataclasses.replace(config.ppo, bootstrap_truncated=False)
     np.testing.assert_allclose(estimate(model, ended, params, seen, play)[2], 1.0, atol=1e-6)
+    stale = dataclasses.replace(seen, values=seen.values + 1.0)
+    np.testing.assert_allclose(estimate(model, ended, params, stale, play)[0], found + 1.0)
+    again = estimate(model, ended, params, stale, play, moved=True)[0]
+    np.testing.assert_allclose(again, found, atol=1e-6)
+
+
+def test_actions_of_real_numbers_are_learnt():
+    """Pendulum: what is drawn has no bounds, mean and deviation both move, values are fitted."""
+    config = ClassicConfig(
+        env=GymnaxConfig(name="Pendulum-v1", max_steps=40),
+        network=SMALL,
+        ppo=dataclasses.replace(PPO, total_steps=8192, num_steps=32, scale_rewards=True),
+        optim=OptimConfig(learning_rate=1e-2),
+    )
+    lanes, states, metrics = trained(config)
+    before, after = (s.train.params["policy"] for s in (lanes.init(), states))
+    assert np.all(np.isfinite(metrics["loss/total"]))
+    assert np.all(metrics["val/ratio_first_error"] < 1e-4)
+    assert np.abs(after["log_std"] - before["log_std"]).min() > 1e-2
+    # The first values are near 0, and the returns of a pendulum that hangs are far below.
+    assert metrics["loss/value_avg"][0, -4:].mean() < 0.5 * metrics["loss/value_avg"][0, :2].mean()
+    assert metrics["val/explained_variance"][0, -4:].mean() > 0.3

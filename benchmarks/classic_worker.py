@@ -1,0 +1,44 @@
+"""Trains our PPO as benchmarks/peers/rejax_worker.py trains rejax's: same lines in and out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.classic_runs import settings
+from rlhf_jax.train.classic_run import make_lanes
+
+OURS = ("total_steps", "num_envs", "num_steps", "epochs", "minibatches", "gamma", "gae_lambda")
+OURS += ("clip_eps", "vf_coef", "entropy_coef")
+
+
+def main() -> None:
+    """Compiles once, then trains anew for each line that comes."""
+    given = json.loads(sys.stdin.readline())
+    numbers = [f"ppo.{k}={given[k]}" for k in OURS]
+    optim = [f"optim.{k}={given[k]}" for k in ("learning_rate", "max_grad_norm")]
+    fixed = ["optim.schedule=constant", "ppo.whiten_variance=biased", "ppo.value_clip_eps=0.2"]
+    where = ["env=gymnax", f"env.name={given['env']}", f"network.width={given['width']}"]
+    config = settings("recipe=cleanrl", *where, *numbers, *optim, *fixed, f"seeds={given['seeds']}")
+    lanes, rows = make_lanes(config), config.ppo.updates
+    count = jnp.int32(rows)
+
+    def whole(hparams: dict):
+        states = jax.vmap(lanes.classic.init)(hparams)
+        return lanes.advance(rows)(states, hparams, count)
+
+    train = jax.jit(whole).lower(lanes.hparams).compile()
+    jax.block_until_ready(train(lanes.hparams))
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.monotonic()
+        jax.block_until_ready(train(lanes.hparams))
+        print(time.monotonic() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main()
