@@ -66,7 +66,7 @@ def config_of(name, seed, rate):
     )
 
 
-@pytest.fixture(scope="module", params=ALGORITHMS)
+@pytest.fixture(scope="module")
 def made(request, tmp_path_factory):
     """Two lanes' settings, what they share, and the second one's own run."""
     configs = [config_of(request.param, seed, rate) for seed, rate in ((0, 1e-3), (1, 3e-3))]
@@ -86,7 +86,11 @@ def made(request, tmp_path_factory):
     return configs, pipeline, Shared(frozen=frozen, tables=None), (state, rows)
 
 
-@pytest.mark.parametrize("strategy", ["map", "vmap"])
+@pytest.mark.parametrize(  # compiling is what costs: both strategies with one of them
+    "made, strategy",
+    [("grpo", "map"), ("grpo", "vmap"), ("reinforce", "map"), ("online_dpo", "vmap")],
+    indirect=["made"],
+)
 def test_a_lane_takes_the_steps_of_its_own_run(made, strategy):
     configs, pipeline, shared, (state, rows) = made
     layout = Layout(strategy=strategy, lanes=2, shared=True, rows=3)

@@ -261,26 +261,27 @@ def test_it_learns_what_it_is_paid_for_and_a_negated_reward_does_not(
 
 
 def test_bradley_terry_ranking_is_the_expected_loss_over_both_orders(
-    make, tiny_config, moved, rollout, frozen
+    tiny_model, tiny_config, moved, rollout, frozen
 ):
     """Of each pair p * l(first wins) + (1 - p) * l(second wins), p the chance of its scores."""
-    scores = jnp.array([1.0, 2.0, 3.0, 3.0])
-    found = {}
-    for name, ranking, shown in (
-        ("first", "better", jnp.tile(jnp.array([1.0, 0.0]), 8)),
-        ("second", "better", jnp.tile(jnp.array([0.0, 1.0]), 8)),
-        ("chances", "bradley_terry", jnp.tile(scores, 4)),
-    ):
-        steps, hparams = make(with_algo(tiny_config, ranking=ranking))
-        learn = jax.jit(steps.learn)
-        pairs = [slice(2 * i, 2 * i + 2) for i in range(8)]
-        pair = lambda rows: jax.tree.map(lambda leaf: leaf[rows], rollout)
-        losses = [learn(moved, pair(rows), shown[rows], frozen, hparams)[1] for rows in pairs]
-        found[name] = np.array([float(metrics["loss/policy_avg"]) for metrics in losses])
+    score, ref = completion_log_probs, frozen.reference
+    ref_log_probs, _ = score(tiny_model, ref, rollout, tiny_config.sampling)
+    scores = jnp.tile(jnp.array([1.0, 2.0, 3.0, 3.0]), 4)
+
+    def losses(ranking, shown):
+        config = with_algo(tiny_config, ranking=ranking)
+        pairs = lambda x: x.reshape(8, 2, *x.shape[1:])
+        loss = lambda *pair: online_dpo.online_loss(tiny_model, config, moved.params, *pair)[0]
+        return np.asarray(
+            jax.jit(jax.vmap(loss))(*jax.tree.map(pairs, (rollout, shown, ref_log_probs)))
+        )
+
+    first = losses("better", jnp.tile(jnp.array([1.0, 0.0]), 8))
+    second = losses("better", jnp.tile(jnp.array([0.0, 1.0]), 8))
     chance = np.tile([1.0 / (1.0 + np.e), 0.5], 4)  # of the first
-    expected = chance * found["first"] + (1.0 - chance) * found["second"]
-    np.testing.assert_allclose(found["chances"], expected, rtol=1e-5)
-    assert np.abs(found["chances"] - found["second"]).max() > 0.01  # not the better one's alone
+    found = losses("bradley_terry", scores)
+    np.testing.assert_allclose(found, chance * first + (1.0 - chance) * second, rtol=1e-5)
+    assert np.abs(found - second).max() > 0.01  # not the better one's alone
 
 
 def test_a_score_that_is_no_number_is_not_ranked():
