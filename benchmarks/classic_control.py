@@ -68,6 +68,7 @@ HEAD = [
     "margin",
     "IQM of the seeds [90 % interval]",
     "lowest and highest seed",
+    "seconds of a core",
     "",
 ]
 
@@ -82,6 +83,7 @@ def line(name: str, found: dict[str, Any]) -> list[str]:
         f"{margin:g}" if margin else "none: every seed",
         f"{found['iqm']:.1f} [{found['low']:.1f}, {found['high']:.1f}]",
         f"{low:.1f}, {high:.1f}",
+        f"{found['cpu_seconds']:.0f}",
         "equivalent" if found["equivalent"] else "not equivalent",
     ]
 
@@ -93,18 +95,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--workers", type=int, default=CORES)
     given = parser.parse_args()
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    start = time.monotonic()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"environments": {}}
+    found, start = results["environments"], time.monotonic()
     with workers(given.workers) as pool:
         run = lambda name: submit(
             pool, ["env=gymnax", f"env.name={name}", "recipe=cleanrl"], given.seeds, given.workers
         )
         for name, jobs in {name: run(name) for name in given.only}.items():
             found[name] = result(name, [job.result() for job in jobs])
-            spent = f"{found[name]['cpu_seconds']:.0f} s of one core"
-            print(" | ".join([*line(name, found[name]), spent]), flush=True)
-            write_json(RESULTS, found)
-    print(f"{time.monotonic() - start:.0f} s in all, {given.workers} workers")
+            print(" | ".join(line(name, found[name])), flush=True)
+            write_json(RESULTS, results)
+    spent = time.monotonic() - start
+    print(f"{spent:.0f} s in all, {given.workers} workers")
+    if set(given.only) == set(PUBLISHED):
+        write_json(RESULTS, results | {"seconds": spent, "workers": given.workers})
     rows = [line(name, found[name]) for name in PUBLISHED if name in found]
     put_table(PAGE, "classic_control", HEAD, rows)
 

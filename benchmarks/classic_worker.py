@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.classic_runs import settings
-from rlhf_jax.train.classic_run import make_lanes
+from rlhf_jax.train.classic_lanes import make_lanes
 
 OURS = ("total_steps", "num_envs", "num_steps", "epochs", "minibatches", "gamma", "gae_lambda")
 OURS += ("clip_eps", "vf_coef", "entropy_coef")
@@ -23,7 +23,7 @@ def main() -> None:
     optim = [f"optim.{k}={given[k]}" for k in ("learning_rate", "max_grad_norm")]
     fixed = ["optim.schedule=constant", "ppo.whiten_variance=biased", "ppo.value_clip_eps=0.2"]
     where = ["env=gymnax", f"env.name={given['env']}", f"network.width={given['width']}"]
-    config = settings("recipe=cleanrl", *where, *numbers, *optim, *fixed, f"seeds={given['seeds']}")
+    config = settings("recipe=cleanrl", *where, *numbers, *optim, *fixed, *given["block"])
     lanes, rows = make_lanes(config), config.ppo.updates
     count = jnp.int32(rows)
 

@@ -10,6 +10,7 @@ benchmarks/results/question.json.
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,8 @@ from benchmarks.sweep import SWEEPS
 from rlhf_jax.io.run_dir import run_facts, write_json
 from rlhf_jax.report import style
 from rlhf_jax.report.sweep_aggregate import aggregate
-from rlhf_jax.report.sweep_answers import answers
+from rlhf_jax.report.sweep_answers import answer, answers
+from rlhf_jax.report.sweep_compare import compare, corrected
 from rlhf_jax.report.sweep_factors import Factor
 from rlhf_jax.report.sweep_plots import looks
 from rlhf_jax.report.sweep_question import Question, at
@@ -32,7 +34,7 @@ EXACT = [
     "experiment=small",
     "task=token_tree",
     "task.reward=gold",
-    "algo.updates=160",
+    "algo.updates=100",
     "algo.clip_eps=0.1,0.2,0.4",
     "algo.kl_coef=0.1,0.5",
     "model.value_head=shared,shared_stop_gradient,separate",
@@ -74,6 +76,19 @@ def panel(axes: Axes, question: Question, head: object, label: str) -> None:
     style.title(axes, f"value head: {heads.label(head)}", "KL coefficient", label)
 
 
+def within(question: Question, name: str, fixed: str) -> list[str]:
+    """A sentence for each two values of a factor, at each value of another; Holm over all of it."""
+    study, x, worst = question.study, question.scores(), question.worst()
+    f, g = factor(question, name), factor(question, fixed)
+    cases = [(v, *two) for v in g.values for two in itertools.combinations(f.values, 2)]
+    part = lambda v, arm: at(study, x, {g: v, f: arm})
+    found = corrected([compare(part(v, a), part(v, b), study.blocks, worst) for v, a, b in cases])
+    return [
+        f"at {g.name} {g.label(v)}: {answer(question, f, a, b, d).sentence}"
+        for (v, a, b), d in zip(cases, found)
+    ]
+
+
 def draw(questions: list[Question]) -> None:
     """A row for each task, a panel for each value head; bars are 95 % intervals."""
     figure, panels = style.figure(2, 3)
@@ -107,9 +122,15 @@ def main() -> None:
     found = {}
     for question, (task, _) in zip(questions, NAMES):
         told = [answer.sentence for answer in answers(question)]
-        mixed = [interaction._asdict() for interaction in interactions(question)]
-        found[task] = {"metric": question.column, "told": told, "interactions": repr(mixed)}
-        print(task, *told, *mixed, sep="\n- ")
+        mixed = [interaction.sentence for interaction in interactions(question)]
+        clips = within(question, "clip_eps", "kl_coef")
+        found[task] = {
+            "metric": question.column,
+            "told": told,
+            "clipping": clips,
+            "interactions": mixed,
+        }
+        print(task, *told, *clips, *mixed, sep="\n- ")
     write_json(RESULTS, {"facts": run_facts(), **found})
 
 

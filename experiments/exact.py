@@ -151,6 +151,7 @@ def overrides(config: CardConfig, task: str, algo: str, kind: object) -> Iterato
     yield from config.sampled if isinstance(kind, PolicyGradientConfig) else ()
     yield from config.own.get(algo.partition(".")[0], ())
     yield from config.own_task.get(task, ())
+    yield from config.own_task.get(f"{task}/{algo}", ())
     if "." in algo:
         yield from config.own[algo]
 

@@ -2,7 +2,7 @@
 
 python -m experiments.ppo                          # gridworld; pictures of what is learnt
 python -m experiments.ppo env.layout=cliff env.slip=0.2
-python -m experiments.ppo env=cartpole seeds=8     # eight seeds in one program
+python -m experiments.ppo env=cartpole seeds=8     # eight seeds, shared among the cores
 python -m experiments.ppo env=gymnax env.name=Acrobot-v1 recipe=cleanrl
 """
 
@@ -19,6 +19,7 @@ from rlhf_jax import runtime
 from rlhf_jax.checks.classic import check_classic, idle_classic
 from rlhf_jax.config import ClassicConfig
 from rlhf_jax.io.console import note, short_number
+from rlhf_jax.sweep.platform import accelerator_likely, cores
 
 MEANING = {
     "episode/return": "return of the last 100 episodes",
@@ -36,14 +37,17 @@ def hints(config: ClassicConfig, typed: Sequence[str]) -> Iterable[str]:
 
 def main(config: ClassicConfig, output_dir: Path) -> None:
     """Trains in `output_dir`."""
+    count = worker_count(config)
     # Programs over lanes can wait for ever in a pool of several threads; small ones need no more.
     threads = config.run.threads or 1
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, threads=threads))
     runtime.setup(config.run)
     runtime.connect(config.run)
-    from rlhf_jax.train.classic_run import run_classic  # imports jax, so only after the set-up
+    # Both import jax, so only after the set-up.
+    from experiments._classic_workers import source
+    from rlhf_jax.train.classic_run import run_classic
 
-    summary, pictures = run_classic(config, output_dir)
+    summary, pictures = run_classic(config, output_dir, source(count, output_dir / "logs"))
     for name, meaning in MEANING.items():
         if name in summary["final"]:
             note(f"{meaning}: {spread(summary['final'][name])}")
@@ -52,6 +56,18 @@ def main(config: ClassicConfig, output_dir: Path) -> None:
     if pictures:
         note(f"Pictures: {pictures[-2]}\nThrough training: {pictures[-1]}")
     note(f"Everything is in {output_dir}")
+
+
+def worker_count(config: ClassicConfig) -> int:
+    """Processes that train; 1 is this one alone.
+
+    >>> worker_count(ClassicConfig(seeds=1, workers=4))
+    1
+    """
+    run = config.run
+    if accelerator_likely(run) or (config.workers is None and run.threads is not None):
+        return 1
+    return min(config.workers or cores(), config.seeds)
 
 
 def spread(values: list[float]) -> str:

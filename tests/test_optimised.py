@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import config as schemas
+from rlhf_jax.models.actor_critic import make_actor_critic
+from rlhf_jax.models.blocks import attention_scores, matmul
 from rlhf_jax.models.transformer import make_transformer
 from rlhf_jax.models.value_heads import init_head
 from rlhf_jax.rollout.text import completion_log_probs
@@ -55,6 +57,22 @@ full = jax.jit(forward)(rollout)
 error = jnp.where(rollout.completion_mask, full - rollout.behavior_log_probs, 0.0)
 state, metrics = jax.jit(steps.train_step)(state, prompts, frozen, hparams)
 assert all(np.isfinite(float(x)) for x in metrics.values()), metrics
+
+for size in (9, 80):
+    x = jax.random.normal(keys[0], (2, 3, size, 32))
+    y = jax.random.normal(keys[1], (2, 3, 32, size))
+    slow = jax.grad(lambda x, y: jnp.sum(jnp.sin(x @ y)), (0, 1))(x, y)
+    for product in (matmul, lambda x, y: attention_scores(x, jnp.swapaxes(y, 2, 3))):
+        fast = jax.jit(jax.grad(lambda x, y: jnp.sum(jnp.sin(product(x, y))), (0, 1)))(x, y)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), fast, slow)
+
+network = make_actor_critic(schemas.NetworkConfig(width=16), (4,), 2)
+params, seen = network.init(keys[0]), jax.random.normal(keys[1], (64, 4))
+policy, values = jax.jit(network.apply)(params, seen)  # a batch in columns
+for i in range(0, 64, 8):
+    few, some = network.apply(params, seen[i : i + 8])  # in rows
+    np.testing.assert_allclose(policy.logits[i : i + 8], few.logits, atol=1e-5)
+    np.testing.assert_allclose(values[i : i + 8], some, atol=1e-5)
 print(int(rollout.completion_mask.sum()), float(jnp.abs(error).max()), metrics["val/ratio_first"])
 """
 

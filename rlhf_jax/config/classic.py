@@ -101,7 +101,9 @@ class ClassicConfig:
     """`python -m experiments.ppo`: a policy network on an environment."""
 
     seed: int = dynamic(0, SEED)
-    seeds: int = number(1, POSITIVE)  # seed, seed + 1, ...: lanes of one program
+    seeds: int = number(1, POSITIVE)  # seed, seed + 1, ...: lanes of a program
+    # Processes that share the seeds on a CPU; default: one a core, or one if run.threads is set.
+    workers: Optional[int] = number(None, POSITIVE)
     env: EnvConfig = field(default_factory=EnvConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     ppo: ClassicPPOConfig = field(default_factory=ClassicPPOConfig)

@@ -93,14 +93,25 @@ class Gridworld:
         """One move; see `Environment`."""
         params = self.default_params if params is None else params
         key_slip, key_reset = jax.random.split(key)
-        direction = slipped(key_slip, action, params.slip)
+        begun = self.reset(key_reset, params)
+        return self.advance(jax.random.uniform(key_slip), state, action, begun, params)
+
+    def advance(
+        self,
+        chance: Array,
+        state: GridState,
+        action: Array,
+        begun: tuple[Array, GridState],
+        params: GridParams,
+    ) -> Step:
+        """One move with its luck given, in [0, 1), and the episode that may follow."""
+        direction = slipped(chance, action, params.slip)
         event = jnp.asarray(self.layout.event)[state.place, direction]
         place = jnp.asarray(self.layout.moved)[state.place, direction]
         stepped = GridState(place=place, time=state.time + 1)
         terminated = (event == FOUND_GOLD) | (event == MET_DRAGON)
         truncated = stepped.time >= params.max_steps_in_episode
         final = self.observe(place)
-        begun = self.reset(key_reset, params)
         observation, after = autoreset(terminated | truncated, begun, (final, stepped))
         info = {"terminated": terminated, "truncated": truncated, "final_observation": final}
         info["discount"] = 1.0 - terminated.astype(jnp.float32)
@@ -126,10 +137,9 @@ class Gridworld:
         )
 
 
-def slipped(key: Key, action: Array, slip: Array | float) -> Array:
-    """The direction an action really takes."""
-    u = jax.random.uniform(key)
-    which = jnp.where(u < slip / 2, 1, jnp.where(u < slip, 2, 0))
+def slipped(chance: Array, action: Array, slip: Array | float) -> Array:
+    """The direction an action really takes; `chance` is uniform in [0, 1)."""
+    which = jnp.where(chance < slip / 2, 1, jnp.where(chance < slip, 2, 0))
     return jnp.asarray(SIDES, jnp.int32)[action, which]
 
 
@@ -165,7 +175,10 @@ def make_gridworld(config: GridworldConfig) -> Environment:
     return Environment(
         name=config.name,
         reset=lambda key: env.reset(key, params),
-        step=lambda key, state, action: env.step(key, state, action, params),
+        advance=lambda chance, state, action, begun: env.advance(
+            chance, state, action, begun, params
+        ),
+        draw=jax.random.uniform,
         observation_shape=(env.layout.size,),
         actions=Discrete(4),
         mdp=lambda: env.tables(params),

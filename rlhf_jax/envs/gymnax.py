@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from rlhf_jax.config import ConfigError, GymnaxConfig
-from rlhf_jax.envs.protocol import Box, Discrete, Environment, Step
+from rlhf_jax.envs.protocol import Box, Discrete, Environment, Step, autoreset
 from rlhf_jax.types import Array, Key
 
 
@@ -55,13 +55,31 @@ def make_gymnax(config: GymnaxConfig) -> Environment:
     discrete = hasattr(space, "n")
     shape = () if discrete else tuple(space.shape)
 
-    def step(key: Key, state: Any, action: Array) -> Step:
-        return relaxed(env.step)(key, state, action, params)
+    def advance(key: Key, state: Any, action: Array, begun: tuple[Array, Any]) -> Step:
+        return relaxed(advanced)(env, params, key, state, action, begun)
 
     return Environment(
         name=config.name,
         reset=lambda key: relaxed(env.reset)(key, params),
-        step=step,
+        advance=advance,
         observation_shape=tuple(seen.shape),
         actions=Discrete(int(space.n)) if discrete else Box(space.low, space.high, shape),
     )
+
+
+def advanced(
+    env: Any, params: Any, key: Key, state: Any, action: Array, begun: tuple[Array, Any]
+) -> Step:
+    """gymnax's `step`, with the next episode given instead of drawn.
+
+    An environment with a `step` of its own (DeepSea keeps count over episodes) is left to it.
+    """
+    from gymnax.environments import environment
+
+    if type(env).step is not environment.Environment.step:
+        return env.step(key, state, action, params)
+    final, stepped, reward, terminated, info = env.step_env(key, state, action, params)
+    truncated = env.is_truncated(stepped, params)
+    observation, after = autoreset(terminated | truncated, begun, (final, stepped))
+    info = info | {"final_observation": final, "terminated": terminated, "truncated": truncated}
+    return observation, after, reward, terminated, truncated, info

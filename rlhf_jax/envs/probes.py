@@ -12,6 +12,8 @@ Source: Jones 2021, "Debugging reinforcement learning systems, without the agoni
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -43,7 +45,8 @@ def make_probe(config: ProbeConfig) -> Environment:
         state = ProbeState(sign=sign, time=jnp.zeros((), jnp.int32))
         return observe(state), state
 
-    def step(key: Key, state: ProbeState, action: Array) -> Step:
+    def advance(chance: Any, state: ProbeState, action: Array, begun: tuple[Array, Any]) -> Step:
+        del chance
         chosen = 2.0 * action.astype(jnp.float32) - 1.0
         after = ProbeState(sign=state.sign, time=state.time + 1)
         terminated = after.time >= (2 if kind == "delay" else 1)
@@ -55,14 +58,14 @@ def make_probe(config: ProbeConfig) -> Environment:
             "both": chosen * state.sign,
         }[kind]
         final = observe(after)
-        observation, following = autoreset(terminated, reset(key), (final, after))
+        observation, following = autoreset(terminated, begun, (final, after))
         never = jnp.zeros((), bool)
         return observation, following, reward, terminated, never, {"final_observation": final}
 
     return Environment(
         name=f"probe-{kind}",
         reset=reset,
-        step=step,
+        advance=advance,
         observation_shape=(1,),
         actions=Discrete(2),
     )

@@ -4,16 +4,67 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax import lax
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.models.cache import write
 from rlhf_jax.types import Array
 
+SMALL = 64  # width up to which a weight's gradient is made from a transposed copy
+
+
+@jax.custom_vjp
+def matmul(x: Array, y: Array) -> Array:
+    """Matrix product over the last two axes, sums in float32; gradients in the operands' type."""
+    return jnp.matmul(x, y, preferred_element_type=jnp.float32)
+
+
+def matmul_bwd(operands: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    (x, y), grad = operands, grad.astype(operands[0].dtype)
+    left = jnp.matmul(grad, jnp.swapaxes(y, -1, -2), preferred_element_type=jnp.float32)
+    right = jnp.matmul(transposed(x), grad, preferred_element_type=jnp.float32)
+    return left.astype(x.dtype), right.astype(y.dtype)
+
+
+matmul.defvjp(lambda x, y: (matmul(x, y), (x, y)), matmul_bwd)
+
+
+@jax.custom_vjp
+def attention_scores(x: Array, y: Array) -> Array:
+    """`x y^T` over the last two axes of [B, K, ...], as `matmul`, without a transpose of `y`."""
+    dims = ((x.ndim - 1,), (y.ndim - 1,))
+    batch = tuple(range(x.ndim - 2))
+    return lax.dot_general(x, y, (dims, (batch, batch)), preferred_element_type=jnp.float32)
+
+
+def attention_scores_bwd(operands: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    (x, y), grad = operands, grad.astype(operands[0].dtype)
+    left = jnp.matmul(grad, y, preferred_element_type=jnp.float32)
+    right = jnp.matmul(transposed(grad), x, preferred_element_type=jnp.float32)
+    return left.astype(x.dtype), right.astype(y.dtype)
+
+
+attention_scores.defvjp(lambda x, y: (attention_scores(x, y), (x, y)), attention_scores_bwd)
+
+
+def transposed(x: Array) -> Array:
+    """The transpose of the last two axes, for `x^T g`.
+
+    On a CPU made before the product: XLA has no fast kernel for many small products of that form.
+    Of large matrices it has one, and the copy would cost more than it saves.
+    """
+    small = x.ndim > 2 or x.shape[-1] <= SMALL
+    flipped = jnp.swapaxes(x, -1, -2)
+    return (
+        lax.optimization_barrier(flipped) if small and jax.default_backend() == "cpu" else flipped
+    )
+
 
 def product(x: Array, y: Array, dtype: jnp.dtype) -> Array:
     """Matrix product over the last two axes, operands in `dtype`, sums in float32."""
-    return jnp.matmul(x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
+    return matmul(x.astype(dtype), y.astype(dtype))
 
 
 def project(x: Array, weight: Array, dtype: jnp.dtype) -> Array:
@@ -27,14 +78,33 @@ def project(x: Array, weight: Array, dtype: jnp.dtype) -> Array:
     return flat.reshape(batch, length, *weight.shape[1:])
 
 
-def rotate(x: Array, positions: Array, theta: float) -> Array:
+SinCos = tuple[Array, Array]  # sines and cosines, each [B, L, 1, H]
+
+
+def rotary(positions: Array, slots: int, head_dim: int, theta: float) -> SinCos:
+    """Sines and cosines of rotary positions [B, L], all below `slots`.
+
+    Looked up in a table: sines of the positions themselves XLA would draw into each of their many
+    uses, and a small model would spend a third of an update there.
+    """
+    half = head_dim // 2
+    frequencies = theta ** (-(np.arange(head_dim) % half) / half)
+    angles = np.arange(slots)[:, None] * frequencies
+    look = lambda table: jnp.asarray(table, jnp.float32).at[positions].get(mode="promise_in_bounds")
+    return look(np.sin(angles))[:, :, None], look(np.cos(angles))[:, :, None]
+
+
+def rotate(x: Array, angles: SinCos) -> Array:
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864, eq. 34) on [B, L, N, H]."""
+    sines, cosines = angles
     half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions.astype(jnp.float32)[:, :, None, None] * frequencies[None, None, None, :]
-    sin, cos = jnp.sin(angles), jnp.cos(angles)
-    first, second = x[..., :half], x[..., half:]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    crossed = jnp.concatenate([-x[..., half:], x[..., :half]], axis=-1)
+    return x * cosines + crossed * sines
+
+
+def narrow(x: Array, window: tuple[int, int] | None) -> Array:
+    """The positions `[start, stop)` of `x` [B, L, ...], or all."""
+    return x if window is None else x[:, window[0] : window[1]]
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> nnx.Param:
@@ -48,25 +118,30 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
 
     def __call__(self, x: Array) -> Array:
-        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        inverse = lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
         return x * inverse * self.scale[...][None, None, :]
 
 
 class Attention(nnx.Module):
-    """Causal attention in which groups of query heads share a key and value head."""
+    """Causal attention in which groups of query heads share a key and value head.
+
+    With a `window`, queries are those of its positions alone.
+    """
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         d, n, k = config.width, config.heads, config.kv_heads
         h = d // n
-        self.theta, self.dtype = config.rope_theta, jnp.dtype(config.dtype)
+        self.dtype = jnp.dtype(config.dtype)
         self.query_dnh = normal(rngs, (d, n, h), d**-0.5)
         self.key_dkh = normal(rngs, (d, k, h), d**-0.5)
         self.value_dkh = normal(rngs, (d, k, h), d**-0.5)
         self.out_nhd = normal(rngs, (n, h, d), (2 * config.layers * d) ** -0.5)
 
-    def __call__(self, x, positions, bias, cache):
-        q = rotate(project(x, self.query_dnh[...], self.dtype), positions, self.theta)
-        k = rotate(project(x, self.key_dkh[...], self.dtype), positions, self.theta)
+    def __call__(self, x, angles, bias, cache, window):
+        asking = narrow(x, window)
+        asked_angles = narrow(angles[0], window), narrow(angles[1], window)
+        q = rotate(project(asking, self.query_dnh[...], self.dtype), asked_angles)
+        k = rotate(project(x, self.key_dkh[...], self.dtype), angles)
         v = project(x, self.value_dkh[...], self.dtype)
         k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)  # [B, K, L, H]
         if cache is not None:
@@ -76,8 +151,8 @@ class Attention(nnx.Module):
         groups = k.shape[1]
         q = q.reshape(b, length, groups, -1, h).transpose(0, 2, 3, 1, 4)  # [B, K, G, L, H]
         q = q.reshape(b, groups, -1, h) * h**-0.5
-        scores = product(q, jnp.swapaxes(k, 2, 3), self.dtype)  # [B, K, G * L, S]
-        scores = scores.reshape(b, n, length, -1) + bias[:, None]
+        scores = attention_scores(q.astype(self.dtype), k.astype(self.dtype))  # [B, K, G * L, S]
+        scores = scores.reshape(b, n, length, -1) + narrow(bias, window)[:, None]
         weights = jax.nn.softmax(scores, axis=-1).reshape(b, groups, -1, k.shape[2])
         mixed = product(weights, v, self.dtype).reshape(b, n, length, h).swapaxes(1, 2)
         out = self.out_nhd[...].reshape(n * h, -1)
@@ -101,13 +176,16 @@ class FeedForward(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm attention and feed-forward, each added to the residual stream."""
+    """Pre-norm attention and feed-forward, each added to the residual stream.
+
+    With a `window`, at its positions alone; they still attend to those before it.
+    """
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.attention_norm, self.ff_norm = RMSNorm(config.width), RMSNorm(config.width)
         self.attention, self.ff = Attention(config, rngs), FeedForward(config, rngs)
 
-    def __call__(self, x, positions, bias, cache):
-        mixed, kv = self.attention(self.attention_norm(x), positions, bias, cache)
-        x = x + mixed
+    def __call__(self, x, angles, bias, cache, window):
+        mixed, kv = self.attention(self.attention_norm(x), angles, bias, cache, window)
+        x = narrow(x, window) + mixed
         return x + self.ff(self.ff_norm(x)), kv

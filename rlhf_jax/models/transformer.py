@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rlhf_jax.config import ModelConfig
-from rlhf_jax.models.blocks import Block, RMSNorm, normal, project
+from rlhf_jax.models.blocks import Block, RMSNorm, SinCos, normal, project, rotary
 from rlhf_jax.models.cache import KVCache, init_cache, write
 from rlhf_jax.models.functional import Model, from_nnx
 from rlhf_jax.types import Array, Params, SpecialTokens, record
@@ -25,7 +25,7 @@ class ModelOutput:
     logits: Array  # [B, L, V] float32
     hidden: Array  # [B, L, D] float32, after the final norm
     cache: KVCache | None
-    tapped: Array | None = None  # [B, all L, D] float32, what entered the block asked for
+    tapped: Array | None = None  # [B, L up to the window's end, D] float32, what entered the block
 
 
 def block_names(layers: int) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
         d = config.width
-        self.dtype, self.tied = jnp.dtype(config.dtype), config.tied
+        self.config, self.dtype, self.tied = config, jnp.dtype(config.dtype), config.tied
         # Small, so that a tied head does not start by predicting its input, which is scaled back.
         self.std = config.embedding_std
         self.embedding_vd = normal(rngs, (vocab_size, d), self.std)
@@ -58,15 +58,18 @@ class Transformer(nnx.Module):
         window: tuple[int, int] | None = None,
         tap: int | None = None,
     ) -> ModelOutput:
-        positions, bias, seen = attend(mask, cache)
+        if cache is None:
+            tokens, mask = visible(tokens, window), visible(mask, window)
+        angles, bias, seen = attend(self.config, mask, cache)
         x = self.embedding_vd[...][tokens] / self.std
         pairs, tapped = [], None
         for i, name in enumerate(self.names):
             tapped = x if i == tap else tapped
             kv = None if cache is None else (cache.keys[i], cache.values[i], cache.length)
-            x, pair = getattr(self, name)(x, positions, bias, kv)
+            asked = window if name == self.names[-1] else None
+            x, pair = getattr(self, name)(x, angles, bias, kv, asked)
             pairs.append(pair)
-        hidden = self.final_norm(narrow(x, window))
+        hidden = self.final_norm(x)
         head = self.embedding_vd if self.tied else self.head_vd
         logits = project(hidden, head[...].T, self.dtype)
         if cache is not None:
@@ -81,25 +84,26 @@ class Top(nnx.Module):
     """The last blocks and the final norm alone, under the names they have in the trunk."""
 
     def __init__(self, config: ModelConfig, layers: int, rngs: nnx.Rngs):
-        self.names = block_names(config.layers)[-layers:]
+        self.config, self.names = config, block_names(config.layers)[-layers:]
         for name in self.names:
             setattr(self, name, Block(config, rngs))
         self.final_norm = RMSNorm(config.width)
 
     def __call__(self, x: Array, mask: Array, window: tuple[int, int] | None) -> Array:
-        positions, bias, _ = attend(mask, None)
+        angles, bias, _ = attend(self.config, visible(mask, window), None)
         for name in self.names:
-            x, _ = getattr(self, name)(x, positions, bias, None)
-        return self.final_norm(narrow(x, window))
+            asked = window if name == self.names[-1] else None
+            x, _ = getattr(self, name)(x, angles, bias, None, asked)
+        return self.final_norm(x)
 
 
-def narrow(x: Array, window: tuple[int, int] | None) -> Array:
-    """The positions `[start, stop)` of `x` [B, L, D], or all."""
-    return x if window is None else x[:, window[0] : window[1]]
+def visible(x: Array, window: tuple[int, int] | None) -> Array:
+    """What the positions of a window can see of [B, L]: nothing after its end."""
+    return x if window is None else x[:, : window[1]]
 
 
-def attend(mask: Array, cache: KVCache | None) -> tuple[Array, Array, Array]:
-    """Positions [B, L], additive attention bias [B, L, S] and the mask of slots [B, S]."""
+def attend(config: ModelConfig, mask: Array, cache: KVCache | None) -> tuple[SinCos, Array, Array]:
+    """Rotary angles of [B, L], additive attention bias [B, L, S] and the mask of slots [B, S]."""
     length = mask.shape[1]
     if cache is None:
         seen, start, before = mask, jnp.zeros((), jnp.int32), jnp.zeros_like(mask[:, :1], jnp.int32)
@@ -111,7 +115,8 @@ def attend(mask: Array, cache: KVCache | None) -> tuple[Array, Array, Array]:
     queries = start + jnp.arange(length, dtype=jnp.int32)
     causal = jnp.arange(seen.shape[1], dtype=jnp.int32)[None, :] <= queries[:, None]
     bias = jnp.where(causal[None] & seen[:, None, :], 0.0, NEGATIVE).astype(jnp.float32)
-    return positions, bias, seen
+    angles = rotary(positions, seen.shape[1], config.width // config.heads, config.rope_theta)
+    return angles, bias, seen
 
 
 def make_transformer(config: ModelConfig, vocab_size: int) -> Model:

@@ -1,7 +1,8 @@
 """Action distributions of policy networks: a choice among a few, or a diagonal Gaussian.
 
 Both have `sample(key)`, `log_prob(actions)`, `entropy()`, `kl(other)` and `mode()`, over any
-leading shape.
+leading shape. `sample(key)` is `act(noise(key))`; noise for many steps can be drawn at once, and
+by a policy of which only shapes are known.
 """
 
 from __future__ import annotations
@@ -27,9 +28,17 @@ class Categorical(NamedTuple):
 
     logits: Array  # [..., A]
 
+    def noise(self, key: Key, *times: int) -> Array:
+        """Gumbel noise [*times, ..., A] for `act`."""
+        return jax.random.gumbel(key, (*times, *self.logits.shape), self.logits.dtype)
+
+    def act(self, noise: Array) -> Array:
+        """Actions [...] int32: `argmax_a logits_a + noise_a`."""
+        return jnp.argmax(self.logits + noise, axis=-1)
+
     def sample(self, key: Key) -> Array:
         """Actions [...] int32."""
-        return jax.random.categorical(key, self.logits)
+        return self.act(self.noise(key))
 
     def log_prob(self, actions: Array) -> Array:
         """[...], nats."""
@@ -59,10 +68,17 @@ class Gaussian(NamedTuple):
     mean: Array  # [..., D]
     log_std: Array  # [..., D]
 
+    def noise(self, key: Key, *times: int) -> Array:
+        """Standard normal [*times, ..., D] for `act`."""
+        return jax.random.normal(key, (*times, *self.mean.shape), self.mean.dtype)
+
+    def act(self, noise: Array) -> Array:
+        """Actions [..., D]; not bounded."""
+        return self.mean + jnp.exp(self.log_std) * noise
+
     def sample(self, key: Key) -> Array:
         """Actions [..., D]; not bounded."""
-        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
-        return self.mean + jnp.exp(self.log_std) * noise
+        return self.act(self.noise(key))
 
     def log_prob(self, actions: Array) -> Array:
         """Log-density [...], nats, summed over the entries."""

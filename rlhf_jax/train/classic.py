@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
+from jax.custom_batching import sequential_vmap
 
 from rlhf_jax.config import ClassicConfig, ClassicPPOConfig, merge_dynamic
 from rlhf_jax.envs.make import make_env
@@ -25,13 +28,14 @@ from rlhf_jax.models.actor_critic import make_actor_critic
 from rlhf_jax.models.functional import Model
 from rlhf_jax.ops.advantages import gae
 from rlhf_jax.ops.kl import schulman_controller
+from rlhf_jax.ops.permutation import permuted
 from rlhf_jax.optim import learning_rate, make_optimizer, with_schedule_of
 from rlhf_jax.rollout.envs import Play, Trajectory, as_seen, begin, episode_metrics, rollout
-from rlhf_jax.train.batches import minibatches
+from rlhf_jax.train.batches import num_rows, take
 from rlhf_jax.train.classic_exact import exact_metrics, optimum, tables_of
 from rlhf_jax.train.classic_loss import Steps, minibatch_loss, whitened
 from rlhf_jax.train.state import TrainState, apply_gradients, init_state, stream, where
-from rlhf_jax.types import Array, Metrics, Params, record
+from rlhf_jax.types import Array, Key, Metrics, Params, record
 
 
 @record
@@ -71,9 +75,16 @@ def make_classic(static: ClassicConfig) -> Classic:
         play = begin(env, ppo.num_envs, stream(key, "begin"))
         return ClassicState(train=train, play=play, best=best)
 
+    def learnt(hparams: dict[str, Any], train: TrainState, play: Play, seen: Trajectory):
+        return learn(merge_dynamic(static, hparams), model, train, play, seen)
+
+    # Lanes play side by side, which costs little more than one. On a CPU they learn one after the
+    # other: what a minibatch needs then stays in the cache of the core.
+    apart = sequential_vmap(learnt) if jax.default_backend() == "cpu" else learnt
+
     def update(state: ClassicState, hparams: dict[str, Any]) -> tuple[ClassicState, Metrics]:
         config, env = setup(hparams)
-        return one_update(config, env, model, state)
+        return one_update(config, env, model, state, partial(apart, hparams))
 
     def look(state: ClassicState, hparams: dict[str, Any]) -> tuple[Array, Array]:
         config, env = setup(hparams)
@@ -89,20 +100,28 @@ def make_model(static: ClassicConfig, env: Environment) -> Model:
     return make_actor_critic(static.network, env.observation_shape, actions, box=box)
 
 
-def optimizer(config: ClassicConfig):
-    """The optimizer of a whole run."""
+def optimizer(config: ClassicConfig) -> optax.GradientTransformation:
+    """The optimizer of a whole run, over all parameters as one vector.
+
+    They are few and small, and each leaf of its own would cost the start of a dozen operations.
+    """
     each = config.ppo.epochs * config.ppo.minibatches
-    return make_optimizer(config.optim, config.ppo.updates * each, each)
+    tx = make_optimizer(config.optim, config.ppo.updates * each, each)
+    return tx if config.optim.value_rate_factor is not None else optax.flatten(tx)
 
 
 def one_update(
-    config: ClassicConfig, env: Environment, model: Model, state: ClassicState
+    config: ClassicConfig,
+    env: Environment,
+    model: Model,
+    state: ClassicState,
+    learn: Callable[[TrainState, Play, Trajectory], tuple[TrainState, Metrics]],
 ) -> tuple[ClassicState, Metrics]:
     """Plays, learns and tells how it went."""
     ppo, train = config.ppo, state.train
     key = stream(train.key, "rollout", train.update)
     play, seen = rollout(env, model, ppo, train.params, state.play, key)
-    train, metrics = learn(config, model, annealed(ppo, train), play, seen)
+    train, metrics = learn(annealed(ppo, train), play, seen)
     metrics |= episode_metrics(seen)
     train = dataclasses.replace(train, update=train.update + 1)
     after = ClassicState(train=train, play=play, best=state.best)
@@ -144,6 +163,7 @@ def estimate(
     last = value(as_seen(ppo, play.seen, play.observation))
     rewards, ended = seen.rewards, seen.terminated | seen.truncated
     if ppo.bootstrap_truncated:
+        assert seen.final_observations is not None
         rest = ppo.gamma * value(seen.final_observations)
         rewards = rewards + jnp.where(seen.truncated, rest, 0.0)
     discounts = ppo.gamma * (1.0 - ended.astype(jnp.float32))
@@ -194,7 +214,7 @@ def learn(
         again = ppo.recompute_advantages
         steps = steps_of(model, ppo, state.params, seen, play, moved=True) if again else first
         key = stream(state.key, "minibatches", state.update * ppo.epochs + epoch)
-        return lax.scan(on_minibatch, carry, minibatches(steps, key, ppo.minibatches))
+        return lax.scan(on_minibatch, carry, shuffled(steps, key, ppo.minibatches))
 
     start = (train, jnp.zeros((), bool))
     (after, _), tracked = lax.scan(on_epoch, start, jnp.arange(ppo.epochs))
@@ -210,6 +230,16 @@ def learn(
     if ppo.surrogate == "adaptive_kl_penalty":
         after = move_penalty(ppo, model, after, first)
     return after, metrics
+
+
+def shuffled(steps: Steps, key: Key, count: int) -> Steps:
+    """Steps [N] in a random order, as [count, N / count].
+
+    By `permuted`: a sort of random numbers would take a quarter of the whole update.
+    """
+    size = num_rows(steps)
+    order = permuted(key, jnp.arange(size, dtype=jnp.int32), size)
+    return take(steps, order.reshape(count, size // count))
 
 
 def minibatch_step(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from rlhf_jax.config import ClassicConfig, ConfigError, GridworldConfig, split_dynamic
+from rlhf_jax.config import ClassicConfig, ConfigError, GridworldConfig
 from rlhf_jax.envs.layout import load_layout
 from rlhf_jax.envs.make import make_env
 from rlhf_jax.exact.mdp import optimal_policy, policy_values
@@ -25,10 +23,9 @@ from rlhf_jax.io.watchdog import Watchdog
 from rlhf_jax.report.grid import save_frames
 from rlhf_jax.report.grid_load import Frame, GridRun, write_frames
 from rlhf_jax.report.load import load_metrics
-from rlhf_jax.train.classic import Classic, ClassicState, make_classic
+from rlhf_jax.train.classic_lanes import Piece, Source, pieces
 from rlhf_jax.train.health import TrainingStopped
-from rlhf_jax.train.loop import compile_timed, stop_requests
-from rlhf_jax.types import Array, Metrics
+from rlhf_jax.train.loop import stop_requests
 
 STAGE = "ppo"
 LAST_EPISODES = 100  # of which the final return is the mean
@@ -43,100 +40,55 @@ class Outcome(NamedTuple):
     pictures: list[Path]  # the GIF last; none where the environment is no gridworld
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Lanes:
-    """The seeds of a run in one program."""
+def run_classic(config: ClassicConfig, path: Path, source: Source = pieces) -> Outcome:
+    """Trains, and writes metrics.jsonl, summary.json, the parameters and the pictures.
 
-    classic: Classic
-    hparams: dict[str, Any]  # each [lanes]
-    size: int
-
-    def init(self) -> ClassicState:
-        """The state before the first update, [lanes, ...]."""
-        return jax.jit(jax.vmap(self.classic.init))(self.hparams)
-
-    def advance(self, rows: int) -> Callable[..., tuple[ClassicState, Metrics]]:
-        """`(states, hparams, count)` to states and metrics [lanes, rows], of which `count` hold."""
-        return jax.vmap(lambda s, h, n: several(self.classic, s, h, n, rows), in_axes=(0, 0, None))
-
-    def look(self, states: ClassicState) -> tuple[Array, Array]:
-        """Policy and learnt values of the first lane."""
-        first = lambda tree: jax.tree.map(lambda x: x[0], tree)
-        return jax.jit(self.classic.look)(first(states), first(self.hparams))
-
-
-def several(
-    classic: Classic, state: ClassicState, hparams: dict[str, Any], count: Array, rows: int
-) -> tuple[ClassicState, Metrics]:
-    """`count` updates, at most `rows`; the number is traced, so a short end is no new program."""
-    shapes = jax.eval_shape(classic.update, state, hparams)[1]
-    blank = jax.tree.map(lambda s: jnp.zeros((rows, *s.shape), s.dtype), shapes)
-
-    def body(i: Array, carry: tuple[ClassicState, Metrics]):
-        state, metrics = classic.update(carry[0], hparams)
-        return state, jax.tree.map(lambda kept, new: kept.at[i].set(new), carry[1], metrics)
-
-    return lax.fori_loop(0, count, body, (state, blank))
-
-
-def make_lanes(config: ClassicConfig) -> Lanes:
-    """Every seed of the settings as a lane."""
-    static, hparams = split_dynamic(config)
-    each = lambda x: jnp.broadcast_to(jnp.asarray(x), (config.seeds,))
-    hparams = jax.tree.map(each, hparams)
-    seeds = np.arange(config.seeds, dtype=np.uint32) + np.uint32(config.seed)
-    return Lanes(make_classic(static), hparams | {"seed": jnp.asarray(seeds)}, config.seeds)
-
-
-def run_classic(config: ClassicConfig, path: Path) -> Outcome:
-    """Trains, and writes metrics.jsonl, summary.json, the parameters and the pictures."""
+    Args:
+      source: who trains, and tells of it: this process, unless said otherwise.
+    """
     run_dir = RunDir(path)
     if run_dir.metrics.exists():
         raise ConfigError("hydra.run.dir", str(path), "already holds a run; choose another")
-    lanes = make_lanes(config)
+    make_env(config.env)  # before anything is written: its name may not be known
     run_dir.create()
     sink = make_sinks(config.sink, run_dir, dataclasses.asdict(config))
     try:
-        states, frames, times, rows = train(config, lanes, sink)
+        last, frames, rows = record(config, source, sink)
     except BaseException:
         sink.close(failed=True)
         raise
     sink.close()
-    save_params(run_dir.params("policy"), states.train.params)
-    summary = summarize(config, rows, times)
+    save_params(run_dir.params("policy"), last.params)
+    summary = summarize(config, rows, {"compile": last.compiling, "training": last.training})
     write_json(run_dir.summary, summary | run_facts())
-    return Outcome(summary, draw(config, lanes, frames, run_dir))
+    return Outcome(summary, draw(config, frames, run_dir))
 
 
-def train(config: ClassicConfig, lanes: Lanes, sink: Sink):
-    """The loop: final states, frames of the first seed, seconds, and metrics [lanes, updates]."""
-    total = config.ppo.updates
-    chunk = max(1, -(-total // config.frames))
-    watchdog = Watchdog(config.run.stall_seconds, lambda: "")
-    start, done, rows = time.monotonic(), 0, []
-    with watchdog.guard(f"{STAGE} compilation"):
-        states = lanes.init()
-        args = states, lanes.hparams, jnp.int32(chunk)
-        advance, compiling = compile_timed(lanes.advance(chunk), *args, donate=True)
-    frames = [frame(config, lanes, states, 0)]
-    begun = time.monotonic()
+def record(
+    config: ClassicConfig, source: Source, sink: Sink
+) -> tuple[Piece, list[Frame], dict[str, np.ndarray]]:
+    """The loop: the last piece, frames of the first seed, and metrics [seeds, updates]."""
+    total, watchdog = config.ppo.updates, Watchdog(config.run.stall_seconds)
+    start, rows = time.monotonic(), []
     progress = stage_progress(STAGE, total, enabled=config.run.progress)
-    with stop_requests() as asked, progress as bar:
-        while done < total and not asked:
-            count = min(chunk, total - done)
-            with watchdog.guard(f"{STAGE} update {done + 1}"):
-                states, metrics = advance(states, lanes.hparams, jnp.int32(count))
-                found = {k: np.asarray(v)[:, :count] for k, v in jax.device_get(metrics).items()}
-            log_rows(config, sink, found, done, time.monotonic() - start)
-            done += count
-            rows.append(found)
-            frames.append(frame(config, lanes, states, done))
-            shown = {k: float(np.nanmean(found[k][:, -1])) for k in SHOWN if has_end(found, k)}
-            bar.update(done, shown)
-            check_health(config, found, states)
-    times = {"compile": compiling, "training": time.monotonic() - begun}
+    with closing(source(config)) as coming:
+        with watchdog.guard(f"{STAGE} compilation"):
+            piece = next(coming)
+        frames = [piece.frame]
+        with stop_requests() as asked, progress as bar:
+            while piece.done < total and not asked:
+                with watchdog.guard(f"{STAGE} update {piece.done + 1}"):
+                    before, piece = piece.done, next(coming)
+                log_rows(config, sink, piece.metrics, before, time.monotonic() - start)
+                rows.append(piece.metrics)
+                frames.append(piece.frame)
+                shown = (name for name in SHOWN if has_end(piece.metrics, name))
+                bar.update(
+                    piece.done, {k: float(np.nanmean(piece.metrics[k][:, -1])) for k in shown}
+                )
+                check_health(config, piece)
     merged = {k: np.concatenate([part[k] for part in rows], axis=1) for k in rows[0]}
-    return states, [f for f in frames if f is not None], times, merged
+    return piece, [f for f in frames if f is not None], merged
 
 
 def has_end(found: dict[str, np.ndarray], name: str) -> bool:
@@ -158,19 +110,19 @@ def log_rows(
             sink.log(place | seed | kept)
 
 
-def check_health(config: ClassicConfig, found: dict[str, np.ndarray], states: ClassicState) -> None:
+def check_health(config: ClassicConfig, piece: Piece) -> None:
     """Stops when every seed has gone wrong, or the policy scored is not the one that played."""
-    worst = float(np.nanmax(found["val/ratio_first_error"]))
+    worst = float(np.nanmax(piece.metrics["val/ratio_first_error"]))
     if worst > RATIO_TOLERANCE:
         raise TrainingStopped(
             f"{STAGE}: the probability ratio of the first minibatch is off 1 by {worst:.2g}: the "
             "policy that is learnt from is not the one that played."
         )
-    streaks = np.asarray(states.train.skipped_in_a_row)
-    if np.all(streaks >= config.run.max_skipped):
+    if np.all(piece.skipped >= config.run.max_skipped):
         raise TrainingStopped(
-            f"{STAGE}: in every seed the last {streaks.min()} optimizer steps were dropped because "
-            f"the loss or its gradient was not finite (run.max_skipped={config.run.max_skipped}). "
+            f"{STAGE}: in every seed the last {piece.skipped.min()} optimizer steps were dropped "
+            "because the loss or its gradient was not finite "
+            f"(run.max_skipped={config.run.max_skipped}). "
             "Try a lower optim.learning_rate or a smaller optim.max_grad_norm."
         )
 
@@ -213,19 +165,7 @@ def summarize(
     }
 
 
-def frame(config: ClassicConfig, lanes: Lanes, states: ClassicState, done: int) -> Frame | None:
-    """What the first seed has learnt so far, where it is a gridworld."""
-    if not isinstance(config.env, GridworldConfig):
-        return None
-    mdp = make_env(config.env).mdp
-    assert mdp is not None
-    policy, learnt = lanes.look(states)
-    true = policy_values(mdp(), policy, config.ppo.gamma)
-    steps = done * config.ppo.batch_size
-    return Frame(steps, np.asarray(policy), np.asarray(learnt), np.asarray(true))
-
-
-def draw(config: ClassicConfig, lanes: Lanes, frames: list[Frame], run_dir: RunDir) -> list[Path]:
+def draw(config: ClassicConfig, frames: list[Frame], run_dir: RunDir) -> list[Path]:
     """The pictures of a gridworld."""
     if not isinstance(config.env, GridworldConfig):
         return []

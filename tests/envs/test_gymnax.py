@@ -63,6 +63,26 @@ def test_a_time_limit_cuts_and_a_fall_ends():
     assert terminated and not truncated and abs(info["final_observation"][2]) > 0.2
 
 
+@pytest.mark.parametrize("name", ["CartPole-v1", "Catch-bsuite", "DeepSea-bsuite"])
+def test_steps_are_those_of_gymnax(name):
+    """With the same key the same six values, ends and resets among them; DeepSea counts on."""
+    env, (theirs, params) = make_gymnax(GymnaxConfig(name=name)), gymnax.make(name)
+    _, state = env.reset(jax.random.key(0))
+    ours, ended = jax.jit(env.step), False
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for i in range(25):
+            wanted = theirs.step(jax.random.key(i), state, jnp.int32(1), params)
+            found = ours(jax.random.key(i), state, jnp.int32(1))
+            for a, b in zip(jax.tree.leaves(found[:5]), jax.tree.leaves(wanted[:5])):
+                np.testing.assert_allclose(a, b, rtol=1e-6)
+            np.testing.assert_allclose(
+                found[5]["final_observation"], wanted[5]["final_observation"], rtol=1e-6
+            )
+            state = wanted[1]
+            ended |= bool(wanted[3] | wanted[4])
+    assert ended
+
+
 def test_an_unknown_name_is_refused():
     with pytest.raises(ConfigError, match="did you mean CartPole-v1"):
         make_gymnax(GymnaxConfig(name="CartPole-v2"))

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.losses.language_model import cross_entropy
-from rlhf_jax.models.blocks import rotate
+from rlhf_jax.models.blocks import SMALL, attention_scores, matmul, rotary, rotate
 from rlhf_jax.models.functional import Model, parameter_count
 from rlhf_jax.models.transformer import empty_cache, make_language_model, make_transformer
 from rlhf_jax.ops.distributions import log_probs_of
@@ -147,13 +147,30 @@ def test_rotary_products_depend_on_distance_only():
 
     def product(at_q, at_k):
         q_there, k_there = (
-            rotate(x, jnp.full((1, 1), at, jnp.int32), 1e4) for x, at in ((q, at_q), (k, at_k))
+            rotate(x, rotary(jnp.full((1, 1), at, jnp.int32), 32, 8, 1e4))
+            for x, at in ((q, at_q), (k, at_k))
         )
         return float(jnp.sum(q_there * k_there))
 
     assert product(5, 2) == pytest.approx(product(25, 22), abs=1e-5)
     assert abs(product(5, 2) - product(5, 3)) > 1e-3
-    np.testing.assert_array_equal(rotate(q, jnp.zeros((1, 1), jnp.int32), 1e4), q)
+    np.testing.assert_array_equal(rotate(q, rotary(jnp.zeros((1, 1), jnp.int32), 32, 8, 1e4)), q)
+
+
+@pytest.mark.parametrize("dtype, atol", [("float32", 1e-5), ("bfloat16", 0.1)])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (40, SMALL), (40, SMALL + 1)])
+def test_the_gradient_of_a_product_is_that_of_autodiff(shape, dtype, atol):
+    other = (*shape[:-2], shape[-1], 6)
+    x, y = jax.random.normal(KEY, shape), jax.random.normal(jax.random.key(9), other)
+    wanted = jax.grad(lambda x, y: jnp.sum(jnp.sin(x @ y)), (0, 1))(x, y)
+    flipped = lambda x, y: attention_scores(x, jnp.swapaxes(y, -1, -2))
+    rough = x.astype(dtype), y.astype(dtype)
+    for product in (matmul, flipped):
+        total = lambda x, y, product=product: jnp.sum(jnp.sin(product(x, y)))
+        found = jax.jit(jax.grad(total, (0, 1)))(*rough)
+        assert all(g.dtype == dtype for g in found)
+        for a, b in zip(found, wanted):
+            np.testing.assert_allclose(a.astype(jnp.float32), b, atol=atol * np.abs(b).max())
 
 
 def test_init_over_lanes_equals_init_of_each(params):
@@ -182,7 +199,11 @@ def test_a_window_equals_slicing(params, tokens):
 def test_a_copied_top_on_the_tapped_states_gives_the_same_hidden_states(params, tokens, layers):
     wide, mask = padded(tokens, 2, 1)
     output = APPLY(params, wide, mask, tap=CONFIG.layers - layers, window=(3, 6))
-    assert output.tapped.shape == (B, L + 3, CONFIG.width)  # all positions: later ones look back
+    assert output.tapped.shape == (
+        B,
+        6,
+        CONFIG.width,
+    )  # those before the window, too: it looks back
     names = ["block_0", "block_1", "final_norm"][-layers - 1 :]
     top = {name: params[name] for name in names}
     found = MODEL.top(top, output.tapped, mask, layers=layers, window=(3, 6))

@@ -165,21 +165,23 @@ def test_surrogates_by_hand(tiny_config):
 
 
 @pytest.fixture(scope="module")
-def case(tiny_config, tiny_model, tiny_frozen, tiny_prompts):
+def case(tiny_config, bigram_model, bigram_frozen, tiny_prompts):
     """A PPO with its rollout, frozen, and the state that sampled."""
     config = with_algo(tiny_config, batch_size=8)
-    state = policy_gradient.init(config, tiny_frozen, jax.random.key(0))
+    # Two steps are to be a distance.
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, learning_rate=0.1))
+    state = policy_gradient.init(config, bigram_frozen, jax.random.key(0))
     keys = iter(jax.random.split(jax.random.key(5), 100))
-    move = lambda x: x + 0.05 * jax.random.normal(next(keys), x.shape)  # away from the reference
+    move = lambda x: x + jax.random.normal(next(keys), x.shape)  # away from the reference
     policy = jax.tree.map(move, state.params["policy"])
     state = dataclasses.replace(state, params=state.params | {"policy": policy})
     sample = jax.jit(policy_gradient.sample, static_argnums=(0, 1, 4))
-    rollout = sample(tiny_model, config, state, tiny_prompts, SPECIAL)
+    rollout = sample(bigram_model, config, state, tiny_prompts, SPECIAL)
     scored = score_texts(config.algo, rollout, SCORES, SPECIAL)
-    args = (tiny_model, config, state)
-    batch = jax.jit(freeze, static_argnums=(0, 1))(*args, scored, tiny_frozen.reference)
+    args = (bigram_model, config, state)
+    batch = jax.jit(freeze, static_argnums=(0, 1))(*args, scored, bigram_frozen.reference)
     learn_from = jax.jit(make_experience, static_argnums=(0, 1))
-    return args, batch, learn_from(*args, scored, tiny_frozen.reference)[0]
+    return args, batch, learn_from(*args, scored, bigram_frozen.reference)[0]
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +190,18 @@ def found(case):
     (model, config, state), batch, experience = case
     moved = take_steps(model, config, state, experience, 2)
     return moved, audit(model, config, moved, batch)
+
+
+@pytest.fixture(scope="module")
+def taken(case, found):
+    """Loss and gradient of every arm and of every KL term by its name, in the audit's programs."""
+    (model, config, _), batch, _ = case
+    both = []
+    for arms in ([*surrogate_arms(config.algo), *kl_arms(config.algo)], kl_terms(config.algo)):
+        numbers, gradients = measured(model, config, found[0], batch, arms)
+        losses = np.asarray(numbers["loss"])
+        both.append({arm.name: pair for arm, *pair in zip(arms, losses, gradients)})
+    return both
 
 
 def test_every_choice_of_the_settings_has_an_arm(found):
@@ -225,7 +239,7 @@ def test_a_policy_that_did_not_sample_fails_the_check(case, found):
     assert first["cosine"] < 0.999 and first["ratio_error"] > 1e-3
 
 
-def test_a_gradient_is_that_of_the_training_loss(case, found):
+def test_a_gradient_is_that_of_the_training_loss(case, found, taken):
     (model, config, _), batch, _ = case
     moved, record = found
     config = with_algo(config, kl_placement="loss", kl_estimator="k3", kl_importance=True)
@@ -237,21 +251,16 @@ def test_a_gradient_is_that_of_the_training_loss(case, found):
     row = named(record["arms"])["loss k3 x ratio"]
     assert row["loss"] == pytest.approx(float(value), rel=1e-4)
     assert row["grad_norm"] == pytest.approx(np.linalg.norm(wanted), rel=1e-4)
-    arm = next(a for a in kl_arms(config.algo) if a.name == "loss k3 x ratio")
-    gradient = measured(model, config, moved, batch, [arm])[1][0]
+    _, gradient = taken[0]["loss k3 x ratio"]
     np.testing.assert_allclose(gradient, wanted, atol=1e-5)
 
 
-def test_in_the_loss_the_kl_term_is_what_is_added(case, found):
-    (model, config, _), batch, _ = case
-    moved = found[0]
-    arms = {a.name: a for a in [*surrogate_arms(config.algo), *kl_arms(config.algo)]}
-    terms = {a.name: a for a in kl_terms(config.algo)}
-    wanted = [arms["clip"], arms["loss k2"], terms["loss k2"]]
-    numbers, (plain, whole, term) = measured(model, config, moved, batch, wanted)
+def test_in_the_loss_the_kl_term_is_what_is_added(taken):
+    arms, terms = taken
+    (plain_loss, plain), (loss, whole) = arms["clip"], arms["loss k2"]
+    added, term = terms["loss k2"]
     np.testing.assert_allclose(whole, plain + term, atol=1e-5)
-    losses = np.asarray(numbers["loss"])
-    assert losses[1] == pytest.approx(losses[0] + losses[2], abs=1e-5)
+    assert loss == pytest.approx(plain_loss + added, abs=1e-5)
 
 
 def test_in_the_reward_the_share_is_what_the_kl_adds_to_the_advantages(case):

@@ -31,14 +31,14 @@ def score(frozen, rollout):
 
 
 @pytest.fixture(scope="module")
-def made(tiny_config, tiny_model, tiny_frozen, tiny_prompts):
+def made(tiny_config, bigram_model, bigram_frozen, tiny_prompts):
     """`made(n, batch_size)`: the best of n, their scores, all scores and all samples."""
 
     @functools.cache
     def run(n, batch_size):
         common = {"special": SPECIAL, "batch_size": batch_size}
-        draw = jax.jit(best_of_n.make_samples(tiny_model, tiny_config, n=n, **common))
-        samples = draw(tiny_frozen.reference, tiny_prompts, KEY)
+        draw = jax.jit(best_of_n.make_samples(bigram_model, tiny_config, n=n, **common))
+        samples = draw(bigram_frozen.reference, tiny_prompts, KEY)
         return select_best(samples, score(None, samples).reshape(8, n)), samples
 
     return run
@@ -71,10 +71,12 @@ def test_the_best_of_the_samples_is_picked(made, tiny_prompts, n, batch_size):
     assert (completions[:, 0] != completions[:, 1]).any(axis=1).sum() >= 7
 
 
-def test_the_best_of_1_is_plain_sampling(made, tiny_config, tiny_model, tiny_frozen, tiny_prompts):
+def test_the_best_of_1_is_plain_sampling(
+    made, tiny_config, bigram_model, bigram_frozen, tiny_prompts
+):
     (best, _, everything), samples = made(1, 3)
-    evaluate = make_evaluate(tiny_model, tiny_config, special=SPECIAL, gold=None, batch_size=3)
-    plain = jax.jit(evaluate)(tiny_frozen.reference, tiny_frozen, tiny_prompts, KEY).rollout
+    evaluate = make_evaluate(bigram_model, tiny_config, special=SPECIAL, gold=None, batch_size=3)
+    plain = jax.jit(evaluate)(bigram_frozen.reference, bigram_frozen, tiny_prompts, KEY).rollout
     assert everything.shape == (8, 1)
     same(best.completion_tokens, plain.completion_tokens)
     same(samples.completion_mask, plain.completion_mask)
@@ -99,11 +101,11 @@ def test_the_first_of_equals_wins_and_a_nan_is_seen(convert):
     assert float(found[0]) == 3.0 and np.isnan(found[1])
 
 
-def test_completions_are_cut_at_their_end(tiny_config, tiny_model, tiny_frozen, tiny_prompts):
+def test_completions_are_cut_at_their_end(tiny_config, bigram_model, bigram_frozen, tiny_prompts):
     sampling = dataclasses.replace(tiny_config.sampling, stop_at_eos=False, max_length=12)
     config = dataclasses.replace(tiny_config, sampling=sampling)
-    samples = jax.jit(best_of_n.make_samples(tiny_model, config, n=2, special=SPECIAL))
-    found = samples(tiny_frozen.reference, tiny_prompts, KEY)
+    samples = jax.jit(best_of_n.make_samples(bigram_model, config, n=2, special=SPECIAL))
+    found = samples(bigram_frozen.reference, tiny_prompts, KEY)
     ends = (np.asarray(found.completion_tokens) == EOS).sum(axis=1)
     assert (
         ends.max() == 1

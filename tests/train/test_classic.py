@@ -19,9 +19,10 @@ from rlhf_jax.config import (
 )
 from rlhf_jax.envs.make import make_env
 from rlhf_jax.ops.policies import Categorical
-from rlhf_jax.rollout.envs import Trajectory
+from rlhf_jax.rollout.envs import Episodes, Trajectory
 from rlhf_jax.train.classic import estimate, make_classic, make_model
-from rlhf_jax.train.classic_run import last_returns, make_lanes
+from rlhf_jax.train.classic_lanes import make_lanes
+from rlhf_jax.train.classic_run import last_returns
 
 SMALL = NetworkConfig(layers=1, width=16)
 PPO = ClassicPPOConfig(
@@ -167,8 +168,7 @@ def test_an_episode_cut_short_is_worth_its_rest():
         terminated=~cut,
         truncated=cut,
         final_observations=observations + 2.0,
-        episode_returns=ones,
-        episode_lengths=jnp.ones((3, 2), jnp.int32),
+        episodes=Episodes(returns=ones[0, 0], lengths=ones[0, 0], count=ones[0, 0]),
     )
     static, hparams = split_dynamic(config)
     play = make_classic(static).init(hparams).play

@@ -41,7 +41,7 @@ def built(reward, score_host=None):
     config = dataclasses.replace(CONFIG, task=dataclasses.replace(TASK, reward=reward))
     session = Session(run_dir=None, run=config.run, sink=None)
     pipeline = make_pipeline(config, make_task(config.task), session, score_host)
-    policy, reference = (pipeline.model.init(jax.random.key(i)) for i in (0, 1))
+    policy, reference = (jax.jit(pipeline.model.init)(jax.random.key(i)) for i in (0, 1))
     head = init_head(jax.random.key(2), 8)
     return pipeline, policy, Frozen(reference=reference, reward={"trunk": policy, "head": head})
 
@@ -61,7 +61,9 @@ def test_the_table_is_the_reward_trained_on():
     assert np.abs(tables(*built("counts")[::2]) - gold).max() > 0.1
     pipeline, _, frozen = built("reward_model")
     texts = every_completion(pipeline.task.exact)
-    learned = score_texts(pipeline.model, frozen.reward, texts.tokens(), texts.mask())
+    learned = jax.jit(score_texts, static_argnums=0)(
+        pipeline.model, frozen.reward, texts.tokens(), texts.mask()
+    )
     np.testing.assert_allclose(tables(pipeline, frozen).ravel(), learned, atol=1e-5)
     mine = lambda rollout: np.arange(len(rollout.completion_tokens), dtype=np.float32)
     pipeline, _, frozen = built("my.module:reward", mine)

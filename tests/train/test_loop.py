@@ -173,14 +173,16 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path):
         run_stage(session(tmp_path), other, toy_start())
 
 
-def test_ppo_resumes_bit_for_bit(tmp_path, tiny_config, tiny_model, tiny_frozen, tiny_prompts):
+def test_ppo_resumes_bit_for_bit(tmp_path, tiny_config, bigram_model, bigram_frozen, tiny_prompts):
     static, hparams = split_dynamic(tiny_config)
     length = lambda frozen, rollout: jnp.sum(rollout.completion_mask, axis=1, dtype=jnp.float32)
     special = SpecialTokens(pad=0, bos=1, eos=2)
-    steps = policy_gradient.make_policy_gradient(tiny_model, static, special=special, score=length)
+    steps = policy_gradient.make_policy_gradient(
+        bigram_model, static, special=special, score=length
+    )
     step = jax.jit(steps.train_step)
-    advance = lambda state, count: step(state, tiny_prompts, tiny_frozen, hparams)
-    start = policy_gradient.init(tiny_config, tiny_frozen, KEY)
+    advance = lambda state, count: step(state, tiny_prompts, bigram_frozen, hparams)
+    start = policy_gradient.init(tiny_config, bigram_frozen, KEY)
     stage = toy_stage(advance, name="ppo", total=5, save_every=2, check=ratio_check(tiny_config))
     whole = run_stage(session(tmp_path / "whole"), stage, start)
     with pytest.raises(Killed):

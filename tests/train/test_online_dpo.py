@@ -44,24 +44,20 @@ def config(tiny_config):
     return with_algo(tiny_config)
 
 
-@pytest.fixture(scope="module")
-def make(tiny_model):
-    def build(config):
-        static, hparams = split_dynamic(config)
-        steps = online_dpo.make_online_dpo(tiny_model, static, special=SPECIAL, score=score)
-        return steps, numbers(hparams)
-
-    return build
+def make(model, config):
+    static, hparams = split_dynamic(config)
+    steps = online_dpo.make_online_dpo(model, static, special=SPECIAL, score=score)
+    return steps, numbers(hparams)
 
 
 @pytest.fixture(scope="module")
-def steps(make, config):
-    return make(config)[0]
+def steps(tiny_model, config):
+    return make(tiny_model, config)[0]
 
 
 @pytest.fixture(scope="module")
-def hparams(make, config):
-    return make(config)[1]
+def hparams(tiny_model, config):
+    return make(tiny_model, config)[1]
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +95,24 @@ def test_the_first_update_starts_at_the_reference(step, start, tiny_prompts, fro
     assert state.params.keys() == {"policy"}
 
 
+@pytest.fixture(scope="module")
+def learn_bigrams(bigram_model, bigram_frozen):
+    """`learn_bigrams(config, rollout, scores)`: the metrics of a first update.
+
+    By a model that compiles quickly, for what is around the network.
+    """
+
+    def update(config, rollout, scores):
+        steps, hparams = make(bigram_model, config)
+        start = one_step.init(config, bigram_frozen, KEY)
+        return jax.jit(steps.learn)(start, rollout, scores, bigram_frozen, hparams)[1]
+
+    return update
+
+
 @pytest.mark.parametrize("loss, expected", [("ipo", 1.0), ("hinge", 1.0)])
-def test_the_loss_asked_for_is_used(make, tiny_config, start, rollout, frozen, loss, expected):
-    steps, hparams = make(with_algo(tiny_config, loss=loss))
-    _, metrics = jax.jit(steps.learn)(start, rollout, jnp.arange(16.0), frozen, hparams)
+def test_the_loss_asked_for_is_used(learn_bigrams, tiny_config, rollout, loss, expected):
+    metrics = learn_bigrams(with_algo(tiny_config, loss=loss), rollout, jnp.arange(16.0))
     assert float(metrics["loss/policy_avg"]) == pytest.approx(expected, abs=1e-3)
 
 
@@ -125,10 +135,13 @@ def test_a_step_is_collect_then_score_then_learn(
         )
 
 
-def test_the_loss_is_the_same_without_compilation(config, tiny_model, moved, rollout, frozen):
-    ref_log_probs, _ = completion_log_probs(tiny_model, frozen.reference, rollout, config.sampling)
-    loss = lambda *args: online_dpo.online_loss(tiny_model, config, *args)
-    args = (moved.params, rollout, jnp.arange(16.0), ref_log_probs)
+def test_the_loss_is_the_same_without_compilation(config, bigram_model, bigram_frozen, rollout):
+    ref_log_probs, _ = completion_log_probs(
+        bigram_model, bigram_frozen.reference, rollout, config.sampling
+    )
+    loss = lambda *args: online_dpo.online_loss(bigram_model, config, *args)
+    params = {"policy": bigram_frozen.reward["trunk"]}  # another model
+    args = (params, rollout, jnp.arange(16.0), ref_log_probs)
     chex.assert_trees_all_close(loss(*args), jax.jit(loss)(*args), atol=1e-4, rtol=1e-3)
 
 
@@ -208,12 +221,11 @@ def test_rows_are_ranked_within_their_pair():
 
 @pytest.mark.parametrize("missing_eos, wins", [("none", 0), ("subtract", 0), ("replace", 1)])
 def test_a_missing_end_counts_before_the_ranking(
-    make, tiny_config, start, rollout, frozen, missing_eos, wins
+    learn_bigrams, tiny_config, rollout, missing_eos, wins
 ):
     config = with_algo(tiny_config, missing_eos=missing_eos, missing_eos_penalty=1.0)
     free = dataclasses.replace(config.sampling, min_length=0)  # the first token may be the end
     config = dataclasses.replace(config, sampling=free)
-    steps, hparams = make(config)
     tokens = rollout.completion_tokens
     ended = (jnp.arange(16) % 2 == 1)[:, None]  # the second of each pair has an end
     last = jnp.arange(tokens.shape[1])[None] == 0
@@ -221,23 +233,27 @@ def test_a_missing_end_counts_before_the_ranking(
     mask = jnp.ones_like(rollout.completion_mask) & (last | ~ended)
     shown = dataclasses.replace(rollout, completion_tokens=tokens, completion_mask=mask)
     scores = jnp.where(jnp.arange(16) % 2 == 1, 0.0, 2.0)
-    _, metrics = jax.jit(steps.learn)(start, shown, scores, frozen, hparams)
+    metrics = learn_bigrams(config, shown, scores)
     short, long = float(metrics["logps/chosen"]), float(metrics["logps/rejected"])
     assert (short > long) == (wins == 1)  # one token is likelier than six
     assert float(metrics["objective/scores"]) == 1.0  # as the reward gave them
 
 
-def test_the_forward_pass_may_stand_for_the_sampler(make, tiny_config, start, rollout, frozen):
-    steps, hparams = make(with_algo(tiny_config, behavior_log_probs="forward"))
+def test_the_forward_pass_may_stand_for_the_sampler(learn_bigrams, tiny_config, rollout):
+    config = with_algo(tiny_config, behavior_log_probs="forward")
     off = dataclasses.replace(rollout, behavior_log_probs=rollout.behavior_log_probs - 0.5)
-    _, metrics = jax.jit(steps.learn)(start, off, jnp.arange(16.0), frozen, hparams)
+    metrics = learn_bigrams(config, off, jnp.arange(16.0))
     assert float(metrics["val/ratio_first"]) == pytest.approx(1.0, abs=1e-6)
     assert float(metrics["objective/kl"]) == pytest.approx(0.0, abs=1e-4)
 
 
-def test_completions_are_cut_at_their_end(make, tiny_config, start, tiny_prompts):
+def test_completions_are_cut_at_their_end(
+    bigram_model, bigram_frozen, config, tiny_config, tiny_prompts
+):
     sampling = dataclasses.replace(tiny_config.sampling, stop_at_eos=False, max_length=12)
-    steps, hparams = make(dataclasses.replace(with_algo(tiny_config), sampling=sampling))
+    config = dataclasses.replace(config, sampling=sampling)
+    steps, hparams = make(bigram_model, config)
+    start = one_step.init(config, bigram_frozen, KEY)
     found = jax.jit(steps.collect)(start, tiny_prompts, hparams)
     tokens, mask = np.asarray(found.completion_tokens), np.asarray(found.completion_mask)
     assert (tokens == EOS).any() and ((tokens == EOS).sum(axis=1) <= 1).all()
@@ -261,17 +277,18 @@ def test_it_learns_what_it_is_paid_for_and_a_negated_reward_does_not(
 
 
 def test_bradley_terry_ranking_is_the_expected_loss_over_both_orders(
-    tiny_model, tiny_config, moved, rollout, frozen
+    bigram_model, bigram_frozen, tiny_config, rollout
 ):
     """Of each pair p * l(first wins) + (1 - p) * l(second wins), p the chance of its scores."""
-    score, ref = completion_log_probs, frozen.reference
-    ref_log_probs, _ = score(tiny_model, ref, rollout, tiny_config.sampling)
+    score, ref = completion_log_probs, bigram_frozen.reference
+    ref_log_probs, _ = score(bigram_model, ref, rollout, tiny_config.sampling)
+    params = {"policy": bigram_frozen.reward["trunk"]}  # another model
     scores = jnp.tile(jnp.array([1.0, 2.0, 3.0, 3.0]), 4)
 
     def losses(ranking, shown):
         config = with_algo(tiny_config, ranking=ranking)
         pairs = lambda x: x.reshape(8, 2, *x.shape[1:])
-        loss = lambda *pair: online_dpo.online_loss(tiny_model, config, moved.params, *pair)[0]
+        loss = lambda *pair: online_dpo.online_loss(bigram_model, config, params, *pair)[0]
         return np.asarray(
             jax.jit(jax.vmap(loss))(*jax.tree.map(pairs, (rollout, shown, ref_log_probs)))
         )

@@ -28,6 +28,7 @@ def score(frozen, rollout):
     return frozen.reward["sign"] * jnp.sum(said, axis=1, dtype=jnp.float32)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def experience_of(model, config, state, rollout, scores, reference):
     """What is learnt from a rollout whose completions got these scores."""
     scored = score_texts(config.algo, rollout, scores, SPECIAL)
@@ -149,19 +150,28 @@ def loop_advantages(config, experience, reference, rollout, scores, kl_coef):
     return advantages
 
 
+@pytest.fixture(scope="module")
+def bigrams(bigram_model, bigram_frozen, tiny_config):
+    """A model that compiles quickly, for what is around the network; its state and reference."""
+    return (
+        bigram_model,
+        policy_gradient.init(tiny_config, bigram_frozen, KEY),
+        # Another one, or there would be no KL.
+        bigram_model.init(jax.random.key(9)),
+    )
+
+
 @pytest.mark.parametrize("placement", ["last_token", "last_slot"])
 @pytest.mark.parametrize("whiten", ["none", "standardize"])
-def test_advantages_and_returns_equal_a_loop(
-    tiny_config, tiny_model, start, frozen, placement, whiten
-):
+def test_advantages_and_returns_equal_a_loop(tiny_config, bigrams, placement, whiten):
     algo = dataclasses.replace(
         tiny_config.algo, score_placement=placement, whiten_advantages=whiten, gamma=0.9
     )
     config = dataclasses.replace(tiny_config, algo=algo)
     rollout, scores = hand_made(config), jnp.array([2.0, -1.0])
-    make = jax.jit(functools.partial(experience_of, tiny_model, config))
-    experience = make(start, rollout, scores, frozen.reference)
-    reference, _ = completion_log_probs(tiny_model, frozen.reference, rollout, config.sampling)
+    model, start, params = bigrams
+    experience = experience_of(model, config, start, rollout, scores, params)
+    reference, _ = completion_log_probs(model, params, rollout, config.sampling)
     expected = loop_advantages(
         config, experience, reference, rollout, np.asarray(scores), algo.kl_coef
     )
@@ -175,42 +185,37 @@ def test_advantages_and_returns_equal_a_loop(
 
 
 @pytest.mark.parametrize("placement", ["last_token", "last_slot"])
-def test_whitened_rewards_keep_the_score(tiny_config, tiny_model, start, frozen, placement):
+def test_whitened_rewards_keep_the_score(tiny_config, bigrams, placement):
     algo = dataclasses.replace(
         tiny_config.algo, score_placement=placement, whiten_rewards="keep_mean"
     )
     config = dataclasses.replace(tiny_config, algo=algo)
-    make = jax.jit(functools.partial(experience_of, tiny_model, config))
+    model, start, reference = bigrams
+    args = (model, config, start, hand_made(config))
     high, low = (
-        make(start, hand_made(config), jnp.array([1.0, score]), frozen.reference).returns[1]
-        for score in (4.0, -4.0)
+        experience_of(*args, jnp.array([1.0, score]), reference).returns[1] for score in (4.0, -4.0)
     )
     assert float(jnp.min(jnp.abs(high - low)[:3])) > 0.1
 
 
-def test_the_loss_adds_values_and_takes_entropy_away(
-    tiny_config, tiny_model, start, rollout, frozen
-):
-    def loss(**coefficients):
-        algo = dataclasses.replace(tiny_config.algo, **coefficients)
-        config = dataclasses.replace(tiny_config, algo=algo)
-        scores = jnp.arange(8.0)
-        experience = experience_of(tiny_model, config, start, rollout, scores, frozen.reference)
-        args = (tiny_model, config, start.extra, start.params, experience)
-        total, metrics = minibatch_loss(*args)
-        return float(total), {k: float(v) for k, v in metrics.items()}
-
-    total, metrics = loss(vf_coef=0.5, entropy_coef=0.25)
+def test_the_loss_adds_values_and_takes_entropy_away(tiny_config, bigrams, rollout):
+    algo = dataclasses.replace(tiny_config.algo, vf_coef=0.5, entropy_coef=0.25)
+    config = dataclasses.replace(tiny_config, algo=algo)
+    model, start, reference = bigrams
+    experience = experience_of(model, config, start, rollout, jnp.arange(8.0), reference)
+    loss = jax.jit(minibatch_loss, static_argnums=(0, 1))
+    total, metrics = loss(model, config, start.extra, start.params, experience)
+    metrics = {k: float(v) for k, v in metrics.items()}
     expected = metrics["loss/policy_avg"] + 0.5 * metrics["loss/value_avg"]
     assert metrics["policy/entropy_avg"] > 0.5 and metrics["loss/value_avg"] > 0.01
-    assert total == pytest.approx(expected - 0.25 * metrics["policy/entropy_avg"], rel=1e-5)
+    assert float(total) == pytest.approx(expected - 0.25 * metrics["policy/entropy_avg"], rel=1e-5)
 
 
 def test_both_sources_of_behaviour_log_probs_agree(tiny_config, tiny_model, rollout, start, frozen):
     algo = dataclasses.replace(tiny_config.algo, behavior_log_probs="forward")
     config = dataclasses.replace(tiny_config, algo=algo)
-    make = jax.jit(functools.partial(experience_of, tiny_model, config))
-    experience = make(start, rollout, jnp.zeros(8), frozen.reference)
+    args = (start, rollout, jnp.zeros(8), frozen.reference)
+    experience = experience_of(tiny_model, config, *args)
     close(experience.rollout.behavior_log_probs, rollout.behavior_log_probs)
 
 

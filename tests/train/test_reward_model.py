@@ -114,15 +114,15 @@ def test_a_margin_drives_the_scores_further_apart(trained, scores, pairs):
     assert gaps[1] > gaps[0] + 0.5
 
 
-def test_a_confidence_is_the_mean_over_the_label(tiny_config, tiny_model, tiny_frozen):
+def test_a_confidence_is_the_mean_over_the_label(tiny_config, bigram_model, bigram_frozen):
     rng = np.random.default_rng(0)
     sides = [Sequences(tokens=t, mask=t > 0) for t in jnp.asarray(rng.integers(3, 12, (2, 4, 5)))]
     rest = {"margin": jnp.full(4, 0.3), "prompt_length": jnp.full(4, 2, jnp.int32)}
     config = dataclasses.replace(tiny_config.reward_model, batch_size=4, margin=1.0)
     static, hparams = split_dynamic(config)
     hparams = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(type(x))), hparams)
-    step = jax.jit(reward_model.make_train_step(tiny_model, static))
-    start = reward_model.init(tiny_frozen.reference, 16, config, jax.random.key(0))
+    step = jax.jit(reward_model.make_train_step(bigram_model, static))
+    start = reward_model.init(bigram_frozen.reference, 16, config, jax.random.key(0))
 
     def loss(first, second, confidence):
         pairs = PairBatch(chosen=first, rejected=second, confidence=confidence, **rest)

@@ -1,0 +1,139 @@
+"""Tokens a second of sampling beside `transformers` `generate`, same weights, in one run.
+
+    benchmarks/peers/setup.sh trl_ppo             # once
+    python -m benchmarks.decode                   # 64 completions of 24 tokens at d 128
+    python -m benchmarks.decode --sizes 64 128 256 512
+
+Both read the same 64 prompts of 8 tokens and draw 24 tokens each from the same model, written by
+ours as a Hugging Face folder; before they are timed, their logits are compared. Both use all cores
+and a cache of keys and values. They take turns; the ratio is the median over neighbouring turns.
+Writes benchmarks/results/decode.json and a table in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.markdown import put_table
+from benchmarks.ppo_update import PINS, RESULTS, Settings
+from benchmarks.ppo_update_table import merged
+from benchmarks.ppo_update_work import SIZES, Work
+from benchmarks.turns import CORES, ONE_THREAD, ROOT, Worker, others, peer_python, ratios
+from rlhf_jax.config import UserError
+from rlhf_jax.io.run_dir import write_json
+
+PEER = ROOT / "benchmarks" / "peers" / "transformers_worker.py"
+PAGE = ROOT / "benchmarks" / "README.md"
+TARGETS = {"128": "3"}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}  # of logits, whose spread is about 1
+HEAD = [
+    "size",
+    "ours, tokens/s",
+    "on 1 thread",
+    "`generate`, tokens/s",
+    "ratio (range)",
+    "target",
+    "compile, s",
+]
+
+
+def same_logits(ours: Worker, theirs: Worker, dtype: str) -> float:
+    """The largest difference of the logits after the first prompt.
+
+    Raises:
+      UserError: the two are not the same model.
+    """
+    a, b = (np.array(json.loads(worker.ask("logits"))) for worker in (ours, theirs))
+    gap = float(np.max(np.abs(a - b)))
+    if not gap < TOLERANCE[dtype]:
+        raise UserError(f"the two models differ: logits by {gap:.3g}")
+    return gap
+
+
+def measure(work: Work, settings: Settings, repeats: int, python: str | None) -> dict[str, Any]:
+    """Both by turns, and ours on one thread."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        cache = {"RLHF_JAX_CACHE": str(Path(folder, "cache"))}
+        given = settings.given(work, folder=str(Path(folder, "model")), threads=CORES)
+        command = [sys.executable, "-m", "benchmarks.decode_worker"]
+        ours = Worker(command, given, cache).ready()
+        stack.callback(ours.close)
+        sides = {"ours": ours}
+        if python is not None:
+            sides["generate"] = Worker([python, str(PEER)], given, {}).ready()
+            stack.callback(sides["generate"].close)
+        if settings.device == "cpu":
+            sides["one_thread"] = Worker(command, given, cache | ONE_THREAD).ready()
+            stack.callback(sides["one_thread"].close)
+        found: dict[str, Any] = {"work": dataclasses.asdict(work)}
+        if python is not None:
+            found["logits_gap"] = same_logits(ours, sides["generate"], settings.dtype)
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(repeats):
+            for name, worker in sides.items():
+                seconds[name].append(worker.seconds())
+        tokens = work.episodes * work.length
+        found |= {
+            "seconds": seconds,
+            "tokens_per_second": {k: tokens / median(v) for k, v in seconds.items()},
+            "facts": {k: worker.facts() for k, worker in sides.items()},
+            "others": others(list(sides.values())),
+        }
+        if python is not None:
+            found["ratio"] = ratios(seconds["generate"], seconds["ours"])
+        return found
+
+
+def line(found: dict[str, Any], size: str) -> list[str]:
+    """A row of the table."""
+    speed, it = found["tokens_per_second"], found.get("ratio")
+    rate = lambda name: f"{speed[name]:,.0f}" if name in speed else "-"
+    spread = f"{it['median']:.2f} ({it['least']:.2f} to {it['most']:.2f})" if it else "-"
+    compile_seconds = f"{found['facts']['ours']['compile_seconds']:.1f}"
+    cells = [Work(**found["work"]).name, rate("ours"), rate("one_thread"), rate("generate")]
+    return [*cells, spread, TARGETS.get(size, ""), compile_seconds]
+
+
+def main() -> None:
+    """Measures the sizes asked for, and puts them beside those measured before."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=["128"])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    precisions = ("float32", "tensorfloat32", "bfloat16")
+    parser.add_argument("--matmul-precision", choices=precisions, default="float32")
+    parser.add_argument(
+        "--out", type=Path, help="JSON file; default: benchmarks/results, and the page"
+    )
+    args = parser.parse_args()
+    settings = Settings(args.device, args.dtype, args.matmul_precision)
+    usual = args.out is None and settings == Settings()
+    out = args.out or RESULTS / ("decode.json" if usual else "decode_other.json")
+    python = peer_python(PINS)
+    for size in args.sizes:
+        found = measure(SIZES[size], settings, args.repeats, python)
+        rows = merged(out, size, found)
+        write_json(out, {"settings": dataclasses.asdict(settings), "sizes": rows})
+        print(" | ".join(line(found, size)), flush=True)
+        if usual:
+            put_table(PAGE, "decode", HEAD, [line(row, k) for k, row in rows.items()])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,178 @@
+"""Seconds of one whole PPO update beside TRL 1.9.2's own PPOTrainer, same shapes, in one run.
+
+    benchmarks/peers/setup.sh trl_ppo                       # once
+    python -m benchmarks.ppo_update                         # all four sizes, about 40 minutes
+    python -m benchmarks.ppo_update --sizes 64 128          # two of them; the others stay
+
+An update is rollout, scoring and learning: 64 episodes of 8 + 24 tokens, 4 epochs of 4 minibatches,
+and value, reward and reference models of the policy's size. Four sides take turns: TRL (all cores);
+our run as it is by default; our run on one thread; and 8 lanes of a sweep, 4 in each of two worker
+processes with one thread each, whose time is divided by 8. A ratio is the median over neighbouring
+turns. Writes benchmarks/results/ppo_update.json and two tables in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import ppo_update_table
+from benchmarks.ppo_update_work import SIZES, Work, update_flops
+from benchmarks.turns import (
+    CORES,
+    ONE_THREAD,
+    ROOT,
+    Worker,
+    others,
+    peer_python,
+    ratios,
+    together,
+)
+from rlhf_jax.config import UserError
+from rlhf_jax.io.run_dir import write_json
+
+PINS = ROOT / "tests" / "parity" / "peers" / "trl_ppo.txt"
+TRL = ROOT / "benchmarks" / "peers" / "trl_ppo_worker.py"
+RESULTS = ROOT / "benchmarks" / "results"
+REPEATS = {"64": 9, "128": 7, "256": 5, "512": 3}
+LANES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How all sides compute."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    matmul_precision: str = "float32"
+
+    def given(self, work: Work, **more: Any) -> dict[str, Any]:
+        """What a worker is told."""
+        return dataclasses.asdict(self) | {"work": dataclasses.asdict(work)} | more
+
+
+class Sides:
+    """The processes that take turns over one size.
+
+    Compilation is first timed from an empty cache, then, by a second process, from what the first
+    one left there.
+    """
+
+    def __init__(self, work: Work, settings: Settings, cache: Path, stack: ExitStack):
+        self.work, self.settings, self.stack = work, settings, stack
+        self.cache = {"RLHF_JAX_CACHE": str(cache)}
+        cold = self.ours({}).ready()
+        self.cold = cold.facts()
+        cold.close()
+        self.default = self.ours({}).ready()
+        self.one_thread = self.ours(ONE_THREAD).ready() if settings.device == "cpu" else None
+        self.sweep = self.sweepers()
+
+    def start(self, command: list[str], given: dict[str, Any], env: Mapping[str, str]) -> Worker:
+        """A process that ends with the measurement."""
+        worker = Worker(command, given, env)
+        self.stack.callback(worker.close)
+        return worker
+
+    def ours(self, env: Mapping[str, str], **more: Any) -> Worker:
+        """A worker of ours; it is not waited for."""
+        command = [sys.executable, "-m", "benchmarks.ppo_update_worker"]
+        return self.start(command, self.settings.given(self.work, **more), self.cache | dict(env))
+
+    def sweepers(self) -> list[Worker]:
+        """As the sweep does: on CPU a worker process a core, elsewhere all lanes side by side."""
+        if self.settings.device != "cpu":
+            return [self.ours({}, lanes=LANES, strategy="vmap").ready()]
+        count = min(CORES, LANES)
+        shares = [LANES // count + (i < LANES % count) for i in range(count)]
+        started = [self.ours(ONE_THREAD, lanes=n, strategy="map") for n in shares]
+        return [worker.ready() for worker in started]
+
+    def trl(self) -> Worker:
+        """TRL's trainer with all cores."""
+        given = self.settings.given(self.work, threads=CORES)
+        return self.start([peer_python(PINS), str(TRL)], given, {}).ready()
+
+
+def measure(work: Work, settings: Settings, repeats: int, peer: bool) -> dict[str, Any]:
+    """All sides by turns."""
+    with tempfile.TemporaryDirectory() as cache, ExitStack() as stack:
+        sides = Sides(work, settings, Path(cache), stack)
+        trl = sides.trl() if peer else None
+        seconds: dict[str, list[float]] = {"ours": [], "one_thread": [], "trl": [], "sweep": []}
+        for _ in range(repeats):
+            seconds["ours"].append(sides.default.seconds())
+            if trl:
+                seconds["trl"].append(trl.seconds())
+            seconds["sweep"].append(together(sides.sweep) / LANES)
+            if sides.one_thread:
+                seconds["one_thread"].append(sides.one_thread.seconds())
+        return described(work, {k: v for k, v in seconds.items() if v}, sides, trl)
+
+
+def described(
+    work: Work, seconds: dict[str, list[float]], sides: Sides, trl: Worker | None
+) -> dict[str, Any]:
+    """What was found, with the arithmetic beside it."""
+    own = {"ours": sides.default, "one_thread": sides.one_thread, "trl": trl}
+    workers = {k: v for k, v in own.items() if v is not None}
+    flops = update_flops(work)["whole"]
+    found = {
+        "work": dataclasses.asdict(work),
+        "seconds": seconds,
+        "gflop": flops / 1e9,
+        "ceiling_gflops": {k: float(worker.ask("ceiling")) for k, worker in workers.items()},
+        "achieved_gflops": {k: flops / 1e9 / median(v) for k, v in seconds.items()},
+        "facts": {k: worker.facts() for k, worker in workers.items()},
+        "sweep_facts": [worker.facts() for worker in sides.sweep],
+        "cold": sides.cold,
+        "others": others([*workers.values(), *sides.sweep]),
+    }
+    if "trl" in seconds:
+        names = [k for k in seconds if k != "trl"]
+        found["ratio"] = {k: ratios(seconds["trl"], seconds[k]) for k in names}
+    return found
+
+
+def main() -> None:
+    """Measures the sizes asked for, and puts them beside those measured before."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--repeats", type=int, help="turns of each side; default by size")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    precisions = ("float32", "tensorfloat32", "bfloat16")
+    parser.add_argument("--matmul-precision", choices=precisions, default="float32")
+    parser.add_argument("--no-peer", action="store_true", help="ours alone")
+    parser.add_argument(
+        "--out", type=Path, help="JSON file; default: benchmarks/results, and the page"
+    )
+    args = parser.parse_args()
+    settings = Settings(args.device, args.dtype, args.matmul_precision)
+    usual = args.out is None and settings == Settings() and not args.no_peer
+    out = args.out or RESULTS / ("ppo_update.json" if usual else "ppo_update_other.json")
+    for size in args.sizes:
+        repeats = args.repeats or REPEATS[size]
+        found = measure(SIZES[size], settings, repeats, not args.no_peer)
+        rows = ppo_update_table.merged(out, size, found)
+        write_json(out, {"settings": dataclasses.asdict(settings), "sizes": rows})
+        print(" | ".join(ppo_update_table.line(found)), flush=True)
+        print(f"others had of the cores: {found['others']}", flush=True)
+        if usual:
+            ppo_update_table.write(rows)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

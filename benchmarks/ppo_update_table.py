@@ -1,0 +1,119 @@
+"""The tables of benchmarks.ppo_update: seconds, ratios beside the targets, what misses them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.markdown import put_table
+from benchmarks.ppo_update_work import SIZES, Work
+
+PAGE = Path(__file__).parent / "README.md"
+TARGETS = {"64": (6, 12), "128": (3, 5), "256": (2, 3), "512": (1.5, 2)}  # one run, in a sweep
+SIDES = {"ours": "one run", "sweep": "a run in a sweep of 8 lanes"}
+HEAD = [
+    "size",
+    "TRL 1.9.2, s",
+    "ours, s",
+    "ratio (range)",
+    "target",
+    "in an 8-lane sweep, s a run",
+    "ratio (range)",
+    "target",
+]
+HEAD_MACHINE = [
+    "size",
+    "GFLOP an update",
+    "GFLOP/s: ours (of the ceiling)",
+    "sweep",
+    "TRL",
+    "ceiling, GFLOP/s",
+    "one run on 1 thread, s",
+    "compile, s: cold / cached",
+    "sweep",
+    "peak memory, GiB: ours",
+    "sweep, each process",
+    "TRL",
+]
+HEAD_MISSES = ["size", "of", "target", "reached", "seconds", "at the ceiling, s", "ratio there"]
+
+
+def merged(path: Path, size: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a file of results, with one measured anew, in the order of the table."""
+    rows = json.loads(path.read_text())["sizes"] if path.exists() else {}
+    rows |= {size: found}
+    return {k: rows[k] for k in SIZES if k in rows}
+
+
+def seconds(found: Mapping[str, Any], side: str) -> str:
+    """The median of a side, - where it was not measured.
+
+    >>> seconds({"seconds": {"ours": [0.1, 0.25, 7.0]}}, "ours")
+    '0.25'
+    """
+    values = found["seconds"].get(side)
+    return f"{median(values):.3g}" if values else "-"
+
+
+def ratio(found: Mapping[str, Any], side: str) -> str:
+    """How many times longer TRL takes."""
+    if "ratio" not in found:
+        return "-"
+    it = found["ratio"][side]
+    return f"{it['median']:.2f} ({it['least']:.2f} to {it['most']:.2f})"
+
+
+def line(found: Mapping[str, Any], size: str | None = None) -> list[str]:
+    """A row of the first table."""
+    target = TARGETS.get(size or "", ("", ""))
+    name = Work(**found["work"]).name
+    ours = [seconds(found, "ours"), ratio(found, "ours"), str(target[0])]
+    sweep = [seconds(found, "sweep"), ratio(found, "sweep"), str(target[1])]
+    return [name, seconds(found, "trl"), *ours, *sweep]
+
+
+def machine(found: Mapping[str, Any]) -> list[str]:
+    """A row of the second table."""
+    speed, ceiling = found["achieved_gflops"], found["ceiling_gflops"]["ours"]
+    rate = lambda side: f"{speed[side]:.0f} ({100 * speed[side] / ceiling:.0f} %)"
+    pair = lambda facts: " / ".join(f"{fact['compile_seconds']:.1f}" for fact in facts)
+    gib = lambda fact: f"{fact['peak_memory_bytes'] / 2**30:.2f}"
+    facts, sweep = found["facts"], found["sweep_facts"]
+    return [
+        Work(**found["work"]).name,
+        f"{found['gflop']:.0f}",
+        rate("ours"),
+        rate("sweep"),
+        rate("trl"),
+        f"{ceiling:.0f}",
+        seconds(found, "one_thread"),
+        pair([found["cold"], facts["ours"]]),
+        pair(sweep),
+        gib(facts["ours"]),
+        gib(sweep[0]),
+        gib(facts["trl"]),
+    ]
+
+
+def misses(rows: Mapping[str, Any]) -> list[list[str]]:
+    """What stays below its target, with the seconds its arithmetic would take at the ceiling."""
+    found = []
+    for size, row in rows.items():
+        floor = row["gflop"] / row["ceiling_gflops"]["ours"]
+        best = median(row["seconds"]["trl"]) / floor
+        for (side, name), target in zip(SIDES.items(), TARGETS[size]):
+            reached = row["ratio"][side]["median"]
+            if reached < target:
+                numbers = [f"{reached:.2f}", seconds(row, side), f"{floor:.2g}", f"{best:.1f}"]
+                found.append([SIZES[size].name, name, str(target), *numbers])
+    return found or [["none", "", "", "", "", "", ""]]
+
+
+def write(rows: Mapping[str, Any]) -> None:
+    """Puts the three tables into benchmarks/README.md."""
+    put_table(PAGE, "ppo_update", HEAD, [line(row, size) for size, row in rows.items()])
+    put_table(PAGE, "ppo_update machine", HEAD_MACHINE, [machine(row) for row in rows.values()])
+    put_table(PAGE, "ppo_update misses", HEAD_MISSES, misses(rows))

@@ -1,0 +1,168 @@
+"""How the seconds of an update grow with model size, lanes, length and batch: docs/scaling.png.
+
+    python -m benchmarks.scaling                 # measures, about 15 minutes, and draws
+    python -m benchmarks.scaling --draw          # draws again what was measured
+
+Around the model of d 128, 4 layers, one thing changes at a time. Each point is a process of its
+own, warmed up; the median of a few updates. Writes benchmarks/results/scaling.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.ppo_update import RESULTS, Settings
+from benchmarks.ppo_update_work import SIZES, Work, update_flops
+from benchmarks.turns import CORES, ONE_THREAD, ROOT, Worker, others
+from rlhf_jax.config import UserError
+from rlhf_jax.io.run_dir import write_json
+
+PICTURE = ROOT / "docs" / "scaling.png"
+BASE = "128"
+LENGTHS = (8, 24, 56, 120)  # tokens of a completion, after 8 of a prompt
+EPISODES = (16, 32, 64, 128, 256)
+LANES = {"cpu": (1, 2, 4, 8, 16), "gpu": (1, 2, 4, 8, 16, 32, 64, 128, 256)}
+LANES_OF = "64"  # the size whose lanes are counted
+
+
+def seconds(
+    work: Work, settings: Settings, repeats: int, env: Mapping[str, str], **more: Any
+) -> dict[str, Any]:
+    """One point: the median seconds of an update, or of one update of all lanes."""
+    command = [sys.executable, "-m", "benchmarks.ppo_update_worker"]
+    worker = Worker(command, settings.given(work, **more), env)
+    try:
+        worker.ready()
+        found = [worker.seconds() for _ in range(repeats)]
+        facts = worker.facts()
+    finally:
+        worker.close()
+    kept = ("compile_seconds", "peak_memory_bytes", "xla_flops")
+    gflop = more.get("lanes", 1) * update_flops(work)["whole"] / 1e9
+    point = {"seconds": median(found), "all_seconds": found, "gflop": gflop}
+    return point | {k: facts[k] for k in kept} | {"others": others([worker])}
+
+
+def points(settings: Settings, most_lanes: int | None) -> Iterator[tuple[str, int, Work, dict]]:
+    """(curve, place on it, shapes, what else the worker is told)."""
+    base = SIZES[BASE]
+    for name, work in SIZES.items():
+        yield "size", int(name), work, {}
+    for length in LENGTHS:
+        yield "length", length, dataclasses.replace(base, length=length), {}
+    for episodes in EPISODES:
+        yield "batch", episodes, dataclasses.replace(base, episodes=episodes), {}
+    strategies = ("vmap", "map") if settings.device == "cpu" else ("vmap",)
+    for strategy in strategies:
+        for lanes in LANES[settings.device]:
+            if most_lanes is None or lanes <= most_lanes:
+                more = {"lanes": lanes, "strategy": strategy}
+                yield f"lanes {strategy}", lanes, SIZES[LANES_OF], more
+
+
+def measure(settings: Settings, repeats: int, curves: list[str] | None, most_lanes: int | None):
+    """All points of the curves asked for, each as soon as it is there."""
+    for curve, at, work, more in points(settings, most_lanes):
+        if curves and curve.split()[0] not in curves:
+            continue
+        on_cpu_lanes = more and settings.device == "cpu"  # a pool wider than 1 can starve
+        times = 2 if work.width >= 512 else repeats
+        point = seconds(work, settings, times, ONE_THREAD if on_cpu_lanes else {}, **more)
+        yield curve, {"at": at, "work": dataclasses.asdict(work)} | point
+
+
+def draw(curves: Mapping[str, list[dict[str, Any]]], path: Path, where: str) -> None:
+    """Four panels, both axes logarithmic."""
+    from rlhf_jax.report.style import COLORS, figure, legend, save, title
+
+    fig, axes = figure(2, 2)
+    size, lanes, length, batch = axes
+
+    def curve(ax: Any, found: list[dict[str, Any]], color: str, label: str, each: bool = False):
+        x = [p["at"] for p in found]
+        y = [p["seconds"] / (p["at"] if each else 1) for p in found]
+        ax.plot(x, y, color=color, marker="o", markersize=4, linewidth=1.8, label=label)
+
+    curve(size, curves["size"], COLORS.blue, "one update")
+    floor = [p["gflop"] / curves["ceiling"][0]["gflops"] for p in curves["size"]]
+    size.plot(
+        [p["at"] for p in curves["size"]],
+        floor,
+        color=COLORS.grey,
+        linestyle="--",
+        label="its arithmetic at the speed\nof one large matrix product",
+    )
+    title(size, "Model size", "width (2, 4, 6, 8 layers)", "seconds an update")
+    for name, color in (("vmap", COLORS.orange), ("map", COLORS.blue)):
+        if f"lanes {name}" in curves:
+            label = {"vmap": "side by side (vmap)", "map": "one after the other (map)"}[name]
+            curve(lanes, curves[f"lanes {name}"], color, label, each=True)
+    threads = ", 1 thread" if where == "cpu" else ""
+    title(
+        lanes, f"Lanes of one program (width 64{threads})", "lanes", "seconds an update of a lane"
+    )
+    curve(length, curves["length"], COLORS.blue, "one update")
+    title(length, "Length (width 128)", "tokens of a completion", "seconds an update")
+    curve(batch, curves["batch"], COLORS.blue, "one update")
+    title(batch, "Batch (width 128)", "episodes an update", "seconds an update")
+    for ax, key in zip(axes, ("size", "lanes vmap", "length", "batch")):
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+        ticks = [p["at"] for p in curves[key]]
+        ax.set_xticks(ticks, [str(t) for t in ticks])
+        ax.minorticks_off()
+        legend(ax)
+    save(fig, path)
+
+
+def main() -> None:
+    """Measures what is asked for, keeps the rest, and draws when all curves are there."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--draw", action="store_true", help="measure nothing")
+    parser.add_argument("--curves", nargs="*", choices=("size", "length", "batch", "lanes"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--lanes", type=int, help="most lanes")
+    parser.add_argument("--out", type=Path, default=RESULTS / "scaling.json")
+    args = parser.parse_args()
+    stored: dict[str, Any] = (
+        json.loads(args.out.read_text()) if args.out.exists() else {"curves": {}}
+    )
+    settings = Settings(args.device, args.dtype)
+    stored |= {"settings": dataclasses.asdict(settings), "cores": CORES}
+    fresh: dict[str, list[dict[str, Any]]] = {}
+    if not args.draw:
+        stored["curves"]["ceiling"] = [{"gflops": ceiling(settings)}]
+        for name, point in measure(settings, args.repeats, args.curves, args.lanes):
+            fresh.setdefault(name, []).append(point)
+            print(f"{name} {point['at']}: {point['seconds']:.4g} s", flush=True)
+            write_json(args.out, stored | {"curves": stored["curves"] | fresh})
+    curves = stored["curves"] | fresh
+    if {"size", "lanes vmap", "length", "batch"} <= set(curves):
+        draw(curves, PICTURE if args.device == "cpu" else args.out.with_suffix(".png"), args.device)
+
+
+def ceiling(settings: Settings) -> float:
+    """GFLOP/s of a large matrix product with all cores."""
+    command = [sys.executable, "-m", "benchmarks.ppo_update_worker"]
+    worker = Worker(command, settings.given(SIZES["64"]), {}).ready()
+    found = float(worker.ask("ceiling"))
+    worker.close()
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
