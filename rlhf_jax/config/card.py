@@ -41,8 +41,8 @@ class CardConfig:
     largest: dict[str, int] = field(default_factory=dict)  # in its place, of `task`, `task/algo`
     beta: float = number(0.5, POSITIVE)  # price of a nat in every objective
     # Overrides of experiments.rlhf: for all, by kind of algorithm, for one algorithm, and for one
-    # task or `task/algo`. A name with a dot (`rloo.k1_in_loss`) is a variant of the algorithm before
-    # it, and one with an at (`dpo@bandit`) is run on that task alone.
+    # task or `task/algo`. A name with a dot (`rloo.k1_in_loss`) is a variant of the algorithm
+    # before it, and one with an at (`dpo@bandit`) is run on that task alone.
     common: list[str] = field(default_factory=list)
     sampled: list[str] = field(default_factory=list)
     pairs: list[str] = field(default_factory=list)
