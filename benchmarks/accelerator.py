@@ -22,13 +22,14 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.ceiling import matmul_gflops, peak_gflops
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
-from benchmarks.turns import ROOT, Worker, peer_python, ratios
+from benchmarks.turns import ROOT, Worker, peer_python, positive, ratios
 from rlhf_jax import runtime
 from rlhf_jax.config import RunConfig, UserError
 from rlhf_jax.io.run_dir import run_facts, write_json
@@ -78,17 +79,18 @@ class Bench:
         made = of_lanes(pipeline, frozen, lanes, "vmap") if lanes else single(pipeline, frozen)
         update, compile_seconds, program = made
         update()
-        trl = None if lanes or precision == "tensorfloat32" else self.peer("trl", work, dtype)
-        pairs = [(timed(update), trl.seconds() if trl else 0.0) for _ in range(self.repeats)]
+        with ExitStack() as stack:
+            alone = lanes or precision == "tensorfloat32"
+            trl = None if alone else self.peer(stack, "trl", work, dtype)
+            pairs = [(timed(update), trl.seconds() if trl else 0.0) for _ in range(self.repeats)]
         ours = [a for a, _ in pairs]
         found = self.rated(median(ours), max(lanes, 1) * update_flops(work)["whole"], precision)
         found |= {"size": size, "precision": precision, "lanes": lanes or 1, "all_seconds": ours}
         found |= {"compile_seconds": compile_seconds, "xla_flops": xla_flops(program)}
-        found |= {"seconds_a_run": found["seconds"] / max(lanes, 1), "peak_memory_bytes": peak()}
+        found |= {"seconds_a_run": found["seconds"] / max(lanes, 1), "peak_so_far_bytes": peak()}
         if trl:
             theirs = [b for _, b in pairs]
             found |= {"trl_seconds": theirs, "ratio": ratios(theirs, ours)}
-            trl.close()
         return found
 
     def decode(self, size: str, precision: str) -> dict[str, Any]:
@@ -98,16 +100,15 @@ class Bench:
         dtype, how = PRECISIONS[precision]
         use(how)
         work = self.sizes[size]
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             sample, compile_seconds, _ = sampler(work, self.run, dtype, Path(folder))
-            peer = self.peer("transformers", work, dtype, folder=folder)
+            peer = self.peer(stack, "transformers", work, dtype, folder=folder)
             pairs = [(sample(i), peer.seconds() if peer else 0.0) for i in range(self.repeats)]
             found = {"size": size, "precision": precision, "compile_seconds": compile_seconds}
             ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
             found |= {"tokens_per_second": work.episodes * work.length / median(ours)}
             if peer:
                 found |= {"generate_seconds": theirs, "ratio": ratios(theirs, ours)}
-                peer.close()
         return found | {"all_seconds": ours}
 
     def rated(self, seconds: float, flops: float, precision: str) -> dict[str, Any]:
@@ -124,8 +125,10 @@ class Bench:
             "share_of_peak": None if peak is None else gflops / peak,
         }
 
-    def peer(self, package: str, work: Work, dtype: str, **more: Any) -> Worker | None:
-        """A worker of a peer, where there is a Python that has it."""
+    def peer(
+        self, stack: ExitStack, package: str, work: Work, dtype: str, **more: Any
+    ) -> Worker | None:
+        """A worker of a peer until the stack ends, where there is a Python that has it."""
         python = (self.python or python_with(package)) if self.peers else None
         if python is None:
             return None
@@ -133,7 +136,13 @@ class Bench:
         given = {"work": dataclasses.asdict(work), "device": self.run.device, "dtype": dtype}
         threads = len(os.sched_getaffinity(0))
         command = [python, str(ROOT / "benchmarks" / "peers" / script)]
-        return Worker(command, given | {"threads": threads} | more, {}).ready()
+        worker = Worker(command, given | {"threads": threads} | more, {})
+        stack.callback(worker.close)
+        try:
+            return worker.ready()
+        except UserError as error:  # perhaps another version: ours is measured without it
+            print(f"left out: {error}", flush=True)
+            return None
 
     def steps(self) -> Iterator[Step]:
         """What is done, most wanted first."""
@@ -187,6 +196,14 @@ def carried_out(name: str, step: Callable[[], dict[str, Any]]) -> dict[str, Any]
     return {"step": name} | found | {"step_seconds": time.monotonic() - start}
 
 
+def bench_of(args: argparse.Namespace, run: RunConfig) -> Bench:
+    """What the options ask for."""
+    if not args.small:
+        return Bench(run, SIZES, LANES, args.repeats, not args.no_peers, args.peer_python)
+    tiny = {"tiny": Work(16, 1, 16, heads=2, kv_heads=2, length=4, episodes=8, epochs=1)}
+    return Bench(run, tiny, (1, 2, 4), 2, not args.no_peers, args.peer_python)
+
+
 def main() -> None:
     """All steps there is time for."""
     start = time.monotonic()
@@ -196,7 +213,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), default="gpu")
     parser.add_argument("--small", action="store_true", help="tiny shapes: does the script run")
     parser.add_argument("--seconds", type=float, default=420.0, help="no step begins later")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--peer-python", help="an interpreter that has trl and transformers")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -205,15 +222,7 @@ def main() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # peers need some, too
     runtime.setup(run)
     kind = runtime.connect(run)
-    tiny = {"tiny": Work(16, 1, 16, heads=2, kv_heads=2, length=4, episodes=8, epochs=1)}
-    bench = Bench(
-        run,
-        tiny if args.small else SIZES,
-        (1, 2, 4) if args.small else LANES,
-        2 if args.small else args.repeats,
-        not args.no_peers,
-        args.peer_python,
-    )
+    bench = bench_of(args, run)
     label = re.sub(r"\W+", "_", kind).strip("_").lower() + ("_small" if args.small else "")
     out = args.out or RESULTS / f"accelerator_{label}.json"
     found: dict[str, Any] = {"device_kind": kind, "facts": run_facts(), "steps": [], "left_out": []}

@@ -18,17 +18,26 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.classic_runs import CORES, halves
+from benchmarks.classic_runs import halves
 from benchmarks.markdown import put_table
-from benchmarks.turns import ONE_THREAD, Worker, peer_python, ratios, together
+from benchmarks.turns import (
+    CORES,
+    ONE_THREAD,
+    ROOT,
+    Worker,
+    peer_python,
+    positive,
+    ratios,
+    together,
+)
 from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import write_json
 
-ROOT = Path(__file__).parents[1]
 PINS = ROOT / "benchmarks" / "peers" / "rejax.txt"
 CPU = {"JAX_PLATFORMS": "cpu"}
 RESULTS = Path(__file__).parent / "results" / "classic.json"
@@ -64,7 +73,7 @@ class Row(NamedTuple):
 
 def rejax(given: dict[str, Any], cores: int) -> Worker:
     """The peer, ready."""
-    command = [str(peer_python(PINS)), str(PINS.with_name("rejax_worker.py"))]
+    command = [peer_python(PINS), str(PINS.with_name("rejax_worker.py"))]
     env = ONE_THREAD if cores == 1 else {"NPROC": WIDE_POOL}
     return Worker(command, given, env | CPU).ready()
 
@@ -80,10 +89,11 @@ def ours(given: dict[str, Any], cores: int) -> list[Worker]:
 def compare(row: Row, repeats: int) -> dict[str, Any]:
     """Both by turns."""
     given = SETTINGS | {"seeds": row.seeds}
-    theirs, workers = rejax(given, row.cores), ours(given, row.cores)
-    pairs = [(together(workers), together([theirs])) for _ in range(repeats)]
-    for worker in [theirs, *workers]:
-        worker.close()
+    with ExitStack() as stack:
+        theirs, workers = rejax(given, row.cores), ours(given, row.cores)
+        for worker in [theirs, *workers]:
+            stack.callback(worker.close)
+        pairs = [(together(workers), together([theirs])) for _ in range(repeats)]
     steps = SETTINGS["total_steps"] * row.seeds
     return {
         "seeds": row.seeds,
@@ -114,7 +124,7 @@ HEAD = [
 def main() -> None:
     """Measures, prints the pairs and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=positive, default=9)
     given = parser.parse_args()
     rows = []
     for row in (Row(1, 1), Row(16, 1), Row(16, CORES)):

@@ -20,11 +20,10 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from benchmarks.turns import CORES as CORES
 from experiments._schemas import CLASSIC_GROUPS, register_schemas
 from rlhf_jax.checks.classic import check_classic
 from rlhf_jax.config import ClassicConfig, RunConfig
-
-CORES = len(os.sched_getaffinity(0))
 
 
 def settings(*overrides: str) -> ClassicConfig:

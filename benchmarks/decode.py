@@ -28,7 +28,7 @@ from benchmarks.markdown import put_table
 from benchmarks.ppo_update import PINS, RESULTS, Settings
 from benchmarks.ppo_update_table import merged
 from benchmarks.ppo_update_work import SIZES, Work
-from benchmarks.turns import CORES, ONE_THREAD, ROOT, Worker, others, peer_python, ratios
+from benchmarks.turns import CORES, ONE_THREAD, ROOT, Worker, others, peer_python, positive, ratios
 from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import write_json
 
@@ -110,7 +110,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=["128"])
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=positive, default=9)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     precisions = ("float32", "tensorfloat32", "bfloat16")
@@ -125,7 +125,7 @@ def main() -> None:
     python = peer_python(PINS)
     for size in args.sizes:
         found = measure(SIZES[size], settings, args.repeats, python)
-        rows = merged(out, size, found)
+        rows = merged(out, dataclasses.asdict(settings), size, found)
         write_json(out, {"settings": dataclasses.asdict(settings), "sizes": rows})
         print(" | ".join(line(found, size)), flush=True)
         if usual:

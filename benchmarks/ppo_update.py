@@ -32,6 +32,7 @@ from benchmarks.turns import (
     Worker,
     others,
     peer_python,
+    positive,
     ratios,
     together,
 )
@@ -147,7 +148,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--repeats", type=int, help="turns of each side; default by size")
+    parser.add_argument("--repeats", type=positive, help="turns of each side; default by size")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     precisions = ("float32", "tensorfloat32", "bfloat16")
@@ -163,7 +164,7 @@ def main() -> None:
     for size in args.sizes:
         repeats = args.repeats or REPEATS[size]
         found = measure(SIZES[size], settings, repeats, not args.no_peer)
-        rows = ppo_update_table.merged(out, size, found)
+        rows = ppo_update_table.merged(out, dataclasses.asdict(settings), size, found)
         write_json(out, {"settings": dataclasses.asdict(settings), "sizes": rows})
         print(" | ".join(ppo_update_table.line(found)), flush=True)
         print(f"others had of the cores: {found['others']}", flush=True)

@@ -41,9 +41,15 @@ HEAD_MACHINE = [
 HEAD_MISSES = ["size", "of", "target", "reached", "seconds", "at the ceiling, s", "ratio there"]
 
 
-def merged(path: Path, size: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes of a file of results, with one measured anew, in the order of the table."""
-    rows = json.loads(path.read_text())["sizes"] if path.exists() else {}
+def merged(
+    path: Path, settings: Mapping[str, Any], size: str, found: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The sizes of a file of results, with one measured anew, in the order of the table.
+
+    What was measured with other settings is dropped.
+    """
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    rows = stored["sizes"] if stored.get("settings") == settings else {}
     rows |= {size: found}
     return {k: rows[k] for k in SIZES if k in rows}
 

@@ -1,6 +1,6 @@
 """The project's own question, asked twice: what do clipping, the KL coefficient and sharing do?
 
-    python -m benchmarks.question              # runs both sweeps, 8 seeds, then draws
+    python -m benchmarks.question              # both sweeps: 216 and 144 runs, half an hour
     python -m benchmarks.question DIR DIR      # draws those: on reviews, and on an exact task
 
 Prints what the comparisons came to and writes docs/ablation.png and
@@ -107,9 +107,18 @@ def draw(questions: list[Question]) -> None:
 
 def main() -> None:
     """Runs what is not given, draws, and says what was found."""
-    parser = argparse.ArgumentParser(description="What clipping, KL and sharing do.")
-    parser.add_argument("sweeps", nargs="*", type=Path, help="two finished sweeps")
-    parser.add_argument("--keep", type=Path, default=Path("outputs/question"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "sweeps", nargs="*", type=Path, help="two finished sweeps: on reviews, then on token_tree"
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=Path("outputs/question"),
+        help="where sweeps that are run are kept",
+    )
     chosen = parser.parse_args()
     if len(chosen.sweeps) not in (0, 2):
         parser.error("two directories, or none")

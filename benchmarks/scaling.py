@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.ppo_update import RESULTS, Settings
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
-from benchmarks.turns import CORES, ONE_THREAD, ROOT, Worker, others
+from benchmarks.turns import CORES, ONE_THREAD, ROOT, Worker, others, positive
 from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import write_json
 
@@ -78,18 +78,19 @@ def measure(settings: Settings, repeats: int, curves: list[str] | None, most_lan
         yield curve, {"at": at, "work": dataclasses.asdict(work)} | point
 
 
+def curve(ax: Any, found: list[dict[str, Any]], color: str, label: str, each: bool = False) -> None:
+    """Seconds over what is varied; with `each` of one lane."""
+    x = [p["at"] for p in found]
+    y = [p["seconds"] / (p["at"] if each else 1) for p in found]
+    ax.plot(x, y, color=color, marker="o", markersize=4, linewidth=1.8, label=label)
+
+
 def draw(curves: Mapping[str, list[dict[str, Any]]], path: Path, where: str) -> None:
     """Four panels, both axes logarithmic."""
     from rlhf_jax.report.style import COLORS, figure, legend, save, title
 
     fig, axes = figure(2, 2)
     size, lanes, length, batch = axes
-
-    def curve(ax: Any, found: list[dict[str, Any]], color: str, label: str, each: bool = False):
-        x = [p["at"] for p in found]
-        y = [p["seconds"] / (p["at"] if each else 1) for p in found]
-        ax.plot(x, y, color=color, marker="o", markersize=4, linewidth=1.8, label=label)
-
     curve(size, curves["size"], COLORS.blue, "one update")
     floor = [p["gflop"] / curves["ceiling"][0]["gflops"] for p in curves["size"]]
     size.plot(
@@ -129,25 +130,25 @@ def main() -> None:
     )
     parser.add_argument("--draw", action="store_true", help="measure nothing")
     parser.add_argument("--curves", nargs="*", choices=("size", "length", "batch", "lanes"))
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--lanes", type=int, help="most lanes")
     parser.add_argument("--out", type=Path, default=RESULTS / "scaling.json")
     args = parser.parse_args()
-    stored: dict[str, Any] = (
-        json.loads(args.out.read_text()) if args.out.exists() else {"curves": {}}
-    )
+    stored: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
     settings = Settings(args.device, args.dtype)
-    stored |= {"settings": dataclasses.asdict(settings), "cores": CORES}
     fresh: dict[str, list[dict[str, Any]]] = {}
     if not args.draw:
+        now = {"settings": dataclasses.asdict(settings), "cores": CORES}
+        same = all(stored.get(k) == v for k, v in now.items())
+        stored = stored if same else now | {"curves": {}}
         stored["curves"]["ceiling"] = [{"gflops": ceiling(settings)}]
         for name, point in measure(settings, args.repeats, args.curves, args.lanes):
             fresh.setdefault(name, []).append(point)
             print(f"{name} {point['at']}: {point['seconds']:.4g} s", flush=True)
             write_json(args.out, stored | {"curves": stored["curves"] | fresh})
-    curves = stored["curves"] | fresh
+    curves = stored.get("curves", {}) | fresh
     if {"size", "lanes vmap", "length", "batch"} <= set(curves):
         draw(curves, PICTURE if args.device == "cpu" else args.out.with_suffix(".png"), args.device)
 

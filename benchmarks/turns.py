@@ -8,11 +8,13 @@ A worker reads one line of JSON, its settings, gets ready (imports, compilation,
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,8 +56,11 @@ class Worker:
     def tell(self, line: str) -> None:
         """Sends a line."""
         assert self.process.stdin
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise UserError(f"{self.name}: ended with exit status {self.process.wait()}") from None
 
     def answer(self) -> str:
         """The next line that comes back.
@@ -96,9 +101,22 @@ class Worker:
     def close(self) -> None:
         """Ends the process."""
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
+
+
+def positive(text: str) -> int:
+    """The type of an option that is a number of at least 1.
+
+    >>> positive("3")
+    3
+    """
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: must be at least 1")
+    return number
 
 
 def together(workers: Sequence[Worker]) -> float:
