@@ -13,7 +13,7 @@ import numpy as np
 
 from rlhf_jax import config as schemas
 from rlhf_jax.models.actor_critic import make_actor_critic
-from rlhf_jax.models.blocks import attention_scores, matmul
+from rlhf_jax.models.blocks import matmul_transposed, matmul
 from rlhf_jax.models.transformer import make_transformer
 from rlhf_jax.models.value_heads import init_head
 from rlhf_jax.rollout.text import completion_log_probs
@@ -62,7 +62,7 @@ for size in (9, 80):
     x = jax.random.normal(keys[0], (2, 3, size, 32))
     y = jax.random.normal(keys[1], (2, 3, 32, size))
     slow = jax.grad(lambda x, y: jnp.sum(jnp.sin(x @ y)), (0, 1))(x, y)
-    for product in (matmul, lambda x, y: attention_scores(x, jnp.swapaxes(y, 2, 3))):
+    for product in (matmul, lambda x, y: matmul_transposed(x, jnp.swapaxes(y, 2, 3))):
         fast = jax.jit(jax.grad(lambda x, y: jnp.sum(jnp.sin(product(x, y))), (0, 1)))(x, y)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), fast, slow)
 

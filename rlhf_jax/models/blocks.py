@@ -32,21 +32,21 @@ matmul.defvjp(lambda x, y: (matmul(x, y), (x, y)), matmul_bwd)
 
 
 @jax.custom_vjp
-def attention_scores(x: Array, y: Array) -> Array:
+def matmul_transposed(x: Array, y: Array) -> Array:
     """`x y^T` over the last two axes of [B, K, ...], as `matmul`, without a transpose of `y`."""
     dims = ((x.ndim - 1,), (y.ndim - 1,))
     batch = tuple(range(x.ndim - 2))
     return lax.dot_general(x, y, (dims, (batch, batch)), preferred_element_type=jnp.float32)
 
 
-def attention_scores_bwd(operands: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+def matmul_transposed_bwd(operands: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     (x, y), grad = operands, grad.astype(operands[0].dtype)
     left = jnp.matmul(grad, y, preferred_element_type=jnp.float32)
     right = jnp.matmul(transposed(grad), x, preferred_element_type=jnp.float32)
     return left.astype(x.dtype), right.astype(y.dtype)
 
 
-attention_scores.defvjp(lambda x, y: (attention_scores(x, y), (x, y)), attention_scores_bwd)
+matmul_transposed.defvjp(lambda x, y: (matmul_transposed(x, y), (x, y)), matmul_transposed_bwd)
 
 
 def transposed(x: Array) -> Array:
@@ -65,6 +65,11 @@ def transposed(x: Array) -> Array:
 def product(x: Array, y: Array, dtype: jnp.dtype) -> Array:
     """Matrix product over the last two axes, operands in `dtype`, sums in float32."""
     return matmul(x.astype(dtype), y.astype(dtype))
+
+
+def attention_scores(q: Array, k: Array, dtype: jnp.dtype) -> Array:
+    """`q k^T` over the last two axes, as `product`."""
+    return matmul_transposed(q.astype(dtype), k.astype(dtype))
 
 
 def project(x: Array, weight: Array, dtype: jnp.dtype) -> Array:
@@ -151,7 +156,7 @@ class Attention(nnx.Module):
         groups = k.shape[1]
         q = q.reshape(b, length, groups, -1, h).transpose(0, 2, 3, 1, 4)  # [B, K, G, L, H]
         q = q.reshape(b, groups, -1, h) * h**-0.5
-        scores = attention_scores(q.astype(self.dtype), k.astype(self.dtype))  # [B, K, G * L, S]
+        scores = attention_scores(q, k, self.dtype)  # [B, K, G * L, S]
         scores = scores.reshape(b, n, length, -1) + narrow(bias, window)[:, None]
         weights = jax.nn.softmax(scores, axis=-1).reshape(b, groups, -1, k.shape[2])
         mixed = product(weights, v, self.dtype).reshape(b, n, length, h).swapaxes(1, 2)

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.losses.language_model import cross_entropy
-from rlhf_jax.models.blocks import SMALL, attention_scores, matmul, rotary, rotate
+from rlhf_jax.models.blocks import SMALL, matmul, matmul_transposed, rotary, rotate
 from rlhf_jax.models.functional import Model, parameter_count
 from rlhf_jax.models.transformer import empty_cache, make_language_model, make_transformer
 from rlhf_jax.ops.distributions import log_probs_of
@@ -163,7 +163,7 @@ def test_the_gradient_of_a_product_is_that_of_autodiff(shape, dtype, atol):
     other = (*shape[:-2], shape[-1], 6)
     x, y = jax.random.normal(KEY, shape), jax.random.normal(jax.random.key(9), other)
     wanted = jax.grad(lambda x, y: jnp.sum(jnp.sin(x @ y)), (0, 1))(x, y)
-    flipped = lambda x, y: attention_scores(x, jnp.swapaxes(y, -1, -2))
+    flipped = lambda x, y: matmul_transposed(x, jnp.swapaxes(y, -1, -2))
     rough = x.astype(dtype), y.astype(dtype)
     for product in (matmul, flipped):
         total = lambda x, y, product=product: jnp.sum(jnp.sin(product(x, y)))

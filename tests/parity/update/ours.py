@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.config import RLHFConfig, merge_dynamic, split_dynamic
-from rlhf_jax.models import blocks
+from rlhf_jax.models import blocks, transformer
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.transformer import make_transformer
 from rlhf_jax.ops.masked import completion_mask
@@ -31,12 +31,19 @@ SHIFT = 1e-7  # TRL divides by the temperature and this much more
 QUICK = {"xla_cpu_use_fusion_emitters": False}  # compiles in half the time
 
 
-def rotate(x: Array, positions: Array, theta: float) -> Array:
-    """`blocks.rotate` in the precision of its input."""
+def rotary(positions: Array, slots: int, head_dim: int, theta: float) -> blocks.SinCos:
+    """`blocks.rotary` of half the entries, in float64."""
+    del slots
+    half = head_dim // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float64) / half)
+    angles = positions[:, :, None, None].astype(jnp.float64) * frequencies[None, None, None]
+    return jnp.exp(1j * angles).imag, jnp.exp(1j * angles).real
+
+
+def rotate(x: Array, angles: blocks.SinCos) -> Array:
+    """`blocks.rotate` in the precision of its input, by complex numbers."""
     half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=x.dtype) / half)
-    angles = positions[:, :, None, None].astype(x.dtype) * frequencies[None, None, None]
-    turned = jnp.exp(1j * angles) * (x[..., :half] + 1j * x[..., half:])
+    turned = (angles[1] + 1j * angles[0]) * (x[..., :half] + 1j * x[..., half:])
     return jnp.concatenate([turned.real, turned.imag], axis=-1)
 
 
@@ -52,7 +59,11 @@ def precision(dtype: str) -> Iterator[None]:
         cpu,
         jax.enable_x64(True),
         jax.numpy_dtype_promotion("standard"),
+        mock.patch.object(transformer, "rotary", rotary),
         mock.patch.object(blocks, "rotate", rotate),
+        mock.patch.object(
+            blocks, "attention_scores", lambda q, k, dtype: jnp.matmul(q, jnp.swapaxes(k, -1, -2))
+        ),
         mock.patch.object(blocks, "product", lambda x, y, dtype: jnp.matmul(x, y)),
     ):
         yield
