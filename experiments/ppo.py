@@ -19,7 +19,7 @@ from rlhf_jax import runtime
 from rlhf_jax.checks.classic import check_classic, idle_classic
 from rlhf_jax.config import ClassicConfig
 from rlhf_jax.io.console import note, short_number
-from rlhf_jax.sweep.platform import accelerator_likely, cores
+from rlhf_jax.machine import accelerator_likely, cores
 
 MEANING = {
     "episode/return": "return of the last 100 episodes",

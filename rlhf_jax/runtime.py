@@ -11,8 +11,12 @@ from pathlib import Path
 import platformdirs
 
 from rlhf_jax.config import ConfigError, RunConfig
+from rlhf_jax.machine import accelerator_likely
 
 MARK = "RLHF_JAX_RUNTIME"  # the process whose platform has been chosen
+# Of LLVM, on a CPU: programs compile in a fifth less time than at its 3, and run as fast, for
+# their time is in matrix products of a library.
+LEVEL = "xla_backend_optimization_level"
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
 
@@ -46,11 +50,20 @@ def setup(run: RunConfig) -> None:
         env["JAX_PLATFORMS"] = PLATFORMS[run.device]
     if run.threads is not None:
         env["NPROC"] = str(run.threads)
+    if not accelerator_likely(run):
+        add_flag(LEVEL, "1")
     if run.compile_cache:
         env.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "compiled"))
         env.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
         env.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     env["JAX_DEFAULT_MATMUL_PRECISION"] = run.matmul_precision
+
+
+def add_flag(name: str, value: str) -> None:
+    """Sets a flag of XLA that the user has not set, before jax is imported."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if name not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
 
 
 def connect(run: RunConfig) -> str:

@@ -19,7 +19,7 @@ ORDER = [
     {"lab", "sweep"},
     {"experiments"},
 ]
-SIDE = {"config", "checks", "runtime", "io", "report"}
+SIDE = {"config", "checks", "machine", "runtime", "io", "report"}
 RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 # Rooms at the side may be imported from anywhere, but stand below training themselves.
 SIDE_MAY_IMPORT = SIDE | {"types"}

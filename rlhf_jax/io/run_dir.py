@@ -17,6 +17,7 @@ from typing import Any
 from rlhf_jax.config import UserError
 from rlhf_jax.io.atomic import replacing
 from rlhf_jax.io.flat import flat as flat
+from rlhf_jax.machine import cores
 
 SOURCE = Path(__file__).resolve().parents[1]  # the package, wherever the run is started from
 PACKAGES = ("rlhf_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -162,9 +163,7 @@ def run_facts() -> dict[str, Any]:
         "platform": device.platform,
         "device_kind": device.device_kind,
         "devices": jax.device_count(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "system": platform.platform(),
         "git_commit": git_commit(),
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlhf_jax.config import PolicyGradientConfig, RLHFConfig, split_dynamic
 from rlhf_jax.exact.policy import Levels, prefix_log_probs, prefix_values, step_log_probs
@@ -36,8 +37,8 @@ def make_probe(bench: Bench, config: RLHFConfig) -> Callable[..., Metrics] | Non
     def probe(state: TrainState, place: Place, beta: Array) -> Metrics:
         true = gradient(state.params["policy"], place, beta)
         error = critic_error(state, place, beta) if "value" in state.params else jnp.nan
-        found = cosine(true, estimate(state, place))
-        return {"gradient_cosine": found, "value_error": jnp.asarray(error)}
+        found = cosine(*jax.device_get((true, estimate(state, place))))
+        return {"gradient_cosine": found, "value_error": error}
 
     return probe
 
@@ -70,11 +71,10 @@ def make_estimate(bench: Bench, config: RLHFConfig) -> Callable[[TrainState, Pla
     return estimate
 
 
-@jax.jit
-def cosine(a: Params, b: Params) -> Array:
-    """Cosine of the angle between two trees."""
-    dot = lambda x, y: sum(jnp.vdot(u, v) for u, v in zip(jax.tree.leaves(x), jax.tree.leaves(y)))
-    return dot(a, b) / jnp.sqrt(jnp.maximum(dot(a, a) * dot(b, b), 1e-30))
+def cosine(a: Params, b: Params) -> np.ndarray:
+    """Cosine of the angle between two trees of numpy arrays."""
+    dot = lambda x, y: sum(np.vdot(u, v) for u, v in zip(jax.tree.leaves(x), jax.tree.leaves(y)))
+    return np.float32(dot(a, b) / np.sqrt(max(dot(a, a) * dot(b, b), 1e-30)))
 
 
 def value_error(

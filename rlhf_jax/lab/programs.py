@@ -53,12 +53,13 @@ def each_lane(f: Callable[..., Any], lanes: tuple, *shared: Any) -> Any:
     One after the other: a whole tree of prefixes fills the cache alone, and programs of one lane
     fit any number of them.
     """
+    lanes = jax.tree.map(fetched, lanes)
     count = jax.tree.leaves(lanes)[0].shape[0]
-    found = [jax.device_get(f(*pick(lanes, jnp.int32(i)), *shared)) for i in range(count)]
+    lane = lambda i: jax.tree.map(lambda x: x[i], lanes)
+    found = [jax.device_get(f(*lane(i), *shared)) for i in range(count)]
     return jax.tree.map(lambda *x: np.stack(x), *found)
 
 
-@jax.jit
-def pick(lanes: Any, i: Array) -> Any:
-    """One of arrays [N, ...]."""
-    return jax.tree.map(lambda x: x[i], lanes)
+def fetched(x: Array) -> Array | np.ndarray:
+    """As a numpy array, whose parts cost no compilation; keys stay what they are."""
+    return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)

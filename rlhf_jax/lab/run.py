@@ -28,11 +28,14 @@ from rlhf_jax.io.run_dir import config_hash, run_facts, write_json, write_text
 from rlhf_jax.io.sinks import jsonl_sink
 from rlhf_jax.io.watchdog import Watchdog
 from rlhf_jax.lab.gates import judge
+from rlhf_jax.machine import cores
 from rlhf_jax.report.card import load_card, markdown, table, write_page
 
 CALIBRATION = "calibration"
-# Cells compile for a third less at level 1, and run as fast: their matrices are small.
-QUICK = "xla_backend_optimization_level"
+# Without it a cell compiles for a quarter less and learns as fast; most cells only compile.
+FUSION_EMITTERS = "xla_cpu_use_fusion_emitters"
+# Large pages: walks of a prefix tree touch so much new memory that faults take a third of them.
+LARGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # read when a process starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,7 @@ def results(
     if not jobs:
         return
     waiting = list(jobs)
-    workers = [start_pool() for _ in range(min(config.workers or os.cpu_count() or 1, len(jobs)))]
+    workers = [start_pool() for _ in range(min(config.workers or cores(), len(jobs)))]
     tasks: dict[int, str] = {}  # that a worker has built, and compiled programs for
     running: dict[Future, tuple[int, Job]] = {}
     try:
@@ -136,6 +139,7 @@ def results(
 
 def start_pool() -> ProcessPoolExecutor:
     """A worker: one process with one thread, so that lanes share no pool that could starve."""
+    os.environ.setdefault(*LARGE_PAGES)
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, context, start_worker, (RunConfig(threads=1),))
 
@@ -149,9 +153,7 @@ def next_job(waiting: Sequence[Job], own: str | None, held: Collection[str]) -> 
 def start_worker(run: RunConfig) -> None:
     """Sets a worker up; Ctrl-C is for the process that has it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    flags = os.environ.get("XLA_FLAGS", "")
-    if QUICK not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{QUICK}=1".strip()
+    runtime.add_flag(FUSION_EMITTERS, "false")
     runtime.setup(run)
 
 

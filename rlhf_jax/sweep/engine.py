@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_jax.config import UserError
+from rlhf_jax.machine import accelerator_likely, cores
 from rlhf_jax.sweep.display import Display
 from rlhf_jax.sweep.jobs import FAILED, Job, JobEnd, write_error
 from rlhf_jax.sweep.plan import Group, make_plan
-from rlhf_jax.sweep.platform import accelerator_likely, cores
 from rlhf_jax.sweep.record import GroupRecord, write_sweep
 from rlhf_jax.sweep.work import COMPILE_EARLY, RUN_CHUNK, Work, chunk_work, stage_works
 from rlhf_jax.sweep.workers import Message, Worker, Workers
