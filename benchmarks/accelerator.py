@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -29,13 +29,11 @@ from typing import Any
 
 from benchmarks.ceiling import matmul_gflops, peak_gflops
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
-from benchmarks.turns import ROOT, Worker, peer_python, positive, ratios
+from benchmarks.turns import CORES, RESULTS, ROOT, TRL_PINS, Worker, peer_python, positive, ratios
 from rlhf_jax import runtime
 from rlhf_jax.config import RunConfig, UserError
 from rlhf_jax.io.run_dir import run_facts, write_json
 
-RESULTS = ROOT / "benchmarks" / "results"
-PINS = ROOT / "tests" / "parity" / "peers" / "trl_ppo.txt"
 # Precision: type of the operands of matrix products, and how float32 ones are multiplied.
 PRECISIONS = {
     "float32": ("float32", "float32"),
@@ -134,9 +132,8 @@ class Bench:
             return None
         script = {"trl": "trl_ppo_worker.py", "transformers": "transformers_worker.py"}[package]
         given = {"work": dataclasses.asdict(work), "device": self.run.device, "dtype": dtype}
-        threads = len(os.sched_getaffinity(0))
         command = [python, str(ROOT / "benchmarks" / "peers" / script)]
-        worker = Worker(command, given | {"threads": threads} | more, {})
+        worker = Worker(command, given | {"threads": CORES} | more, {})
         stack.callback(worker.close)
         try:
             return worker.ready()
@@ -180,7 +177,7 @@ def peak() -> int:
 def python_with(package: str) -> str | None:
     """An interpreter that has a peer: of the pinned environment, or this one."""
     try:
-        return peer_python(PINS)
+        return peer_python(TRL_PINS)
     except UserError:
         return sys.executable if importlib.util.find_spec(package) else None
 
@@ -204,9 +201,8 @@ def bench_of(args: argparse.Namespace, run: RunConfig) -> Bench:
     return Bench(run, tiny, (1, 2, 4), 2, not args.no_peers, args.peer_python)
 
 
-def main() -> None:
-    """All steps there is time for."""
-    start = time.monotonic()
+def options() -> argparse.Namespace:
+    """What was typed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -217,7 +213,18 @@ def main() -> None:
     parser.add_argument("--peer-python", help="an interpreter that has trl and transformers")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def shown(step: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a step is printed."""
+    names = ("seconds", "gflops", "tokens_per_second", "error")
+    return {name: step[name] for name in names if name in step}
+
+
+def main() -> None:
+    """All steps there is time for."""
+    start, args = time.monotonic(), options()
     run = RunConfig(device=args.device, threads=1 if args.device == "cpu" else None)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # peers need some, too
     runtime.setup(run)
@@ -233,11 +240,7 @@ def main() -> None:
         found["steps"].append(carried_out(name, step))
         found["seconds"] = time.monotonic() - start
         write_json(out, found)
-        last = found["steps"][-1]
-        shown = {
-            k: last[k] for k in ("seconds", "gflops", "tokens_per_second", "error") if k in last
-        }
-        print(f"{name}: {shown} after {found['seconds']:.0f} s", flush=True)
+        print(f"{name}: {shown(found['steps'][-1])} after {found['seconds']:.0f} s", flush=True)
     write_json(out, found)
     print(f"{out}: {len(found['steps'])} steps, {len(found['left_out'])} left out")
     sys.exit(any("error" in step for step in found["steps"]))

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.classic_runs import CORES, joined, submit, workers
+from benchmarks.classic_runs import joined, submit, workers
 from benchmarks.markdown import put_table
 from rlhf_jax.io.run_dir import write_json
+from rlhf_jax.machine import cores
 from rlhf_jax.report.stats import estimate
 
 SEEDS = 32
@@ -93,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=list(PUBLISHED), nargs="*", default=list(PUBLISHED))
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--workers", type=int, default=CORES)
+    parser.add_argument("--workers", type=int, default=cores())
     given = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"environments": {}}
     found, start = results["environments"], time.monotonic()

@@ -6,7 +6,6 @@ More threads in a worker would let XLA's pool starve (design, section 7); so a c
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import multiprocessing
 import os
 import tempfile
@@ -20,10 +19,10 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from benchmarks.turns import CORES as CORES
 from experiments._schemas import CLASSIC_GROUPS, register_schemas
 from rlhf_jax.checks.classic import check_classic
 from rlhf_jax.config import ClassicConfig, RunConfig
+from rlhf_jax.machine import blocks
 
 
 def settings(*overrides: str) -> ClassicConfig:
@@ -57,9 +56,8 @@ def halves(seeds: int, workers: int, first: int = 0) -> list[list[str]]:
     >>> halves(5, 2)
     [['seed=0', 'seeds=3'], ['seed=3', 'seeds=2']]
     """
-    bounds = [first + -(-seeds * i // workers) for i in range(workers + 1)]
-    pairs = itertools.pairwise(bounds)
-    return [[f"seed={low}", f"seeds={high - low}"] for low, high in pairs if high > low]
+    found = [block for block in blocks(seeds, workers) if block]
+    return [[f"seed={first + block.start}", f"seeds={len(block)}"] for block in found]
 
 
 def joined(parts: Sequence[dict[str, Any]], name: str) -> list[float]:

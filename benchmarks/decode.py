@@ -25,10 +25,21 @@ from typing import Any
 import numpy as np
 
 from benchmarks.markdown import put_table
-from benchmarks.ppo_update import PINS, RESULTS, Settings
 from benchmarks.ppo_update_table import merged
 from benchmarks.ppo_update_work import SIZES, Work
-from benchmarks.turns import CORES, ONE_THREAD, ROOT, Worker, others, peer_python, positive, ratios
+from benchmarks.settings import Settings, add_options, settings_of
+from benchmarks.turns import (
+    CORES,
+    ONE_THREAD,
+    RESULTS,
+    ROOT,
+    TRL_PINS,
+    Worker,
+    others,
+    peer_python,
+    positive,
+    ratios,
+)
 from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import write_json
 
@@ -111,18 +122,12 @@ def main() -> None:
     )
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=["128"])
     parser.add_argument("--repeats", type=positive, default=9)
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    precisions = ("float32", "tensorfloat32", "bfloat16")
-    parser.add_argument("--matmul-precision", choices=precisions, default="float32")
-    parser.add_argument(
-        "--out", type=Path, help="JSON file; default: benchmarks/results, and the page"
-    )
+    add_options(parser)
     args = parser.parse_args()
-    settings = Settings(args.device, args.dtype, args.matmul_precision)
+    settings = settings_of(args)
     usual = args.out is None and settings == Settings()
     out = args.out or RESULTS / ("decode.json" if usual else "decode_other.json")
-    python = peer_python(PINS)
+    python = peer_python(TRL_PINS)
     for size in args.sizes:
         found = measure(SIZES[size], settings, args.repeats, python)
         rows = merged(out, dataclasses.asdict(settings), size, found)

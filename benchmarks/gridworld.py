@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.classic_runs import CORES, joined, submit, workers
+from benchmarks.classic_runs import joined, submit, workers
 from benchmarks.markdown import put_table
 from rlhf_jax.envs.layout import load_layout, shipped
 from rlhf_jax.io.run_dir import write_json
+from rlhf_jax.machine import cores
 
 SEEDS, FIRST = 16, 1000
 BOUND = 0.01  # of the regret, as a share of V*
@@ -74,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=shipped())
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--workers", type=int, default=CORES)
+    parser.add_argument("--workers", type=int, default=cores())
     given = parser.parse_args()
     names = [given.only] if given.only else shipped()
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

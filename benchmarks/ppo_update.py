@@ -25,10 +25,13 @@ from typing import Any
 
 from benchmarks import ppo_update_table
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
+from benchmarks.settings import Settings, add_options, settings_of
 from benchmarks.turns import (
     CORES,
     ONE_THREAD,
+    RESULTS,
     ROOT,
+    TRL_PINS,
     Worker,
     others,
     peer_python,
@@ -38,25 +41,11 @@ from benchmarks.turns import (
 )
 from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import write_json
+from rlhf_jax.machine import blocks
 
-PINS = ROOT / "tests" / "parity" / "peers" / "trl_ppo.txt"
 TRL = ROOT / "benchmarks" / "peers" / "trl_ppo_worker.py"
-RESULTS = ROOT / "benchmarks" / "results"
 REPEATS = {"64": 9, "128": 7, "256": 5, "512": 3}
 LANES = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How all sides compute."""
-
-    device: str = "cpu"
-    dtype: str = "float32"
-    matmul_precision: str = "float32"
-
-    def given(self, work: Work, **more: Any) -> dict[str, Any]:
-        """What a worker is told."""
-        return dataclasses.asdict(self) | {"work": dataclasses.asdict(work)} | more
 
 
 class Sides:
@@ -88,18 +77,20 @@ class Sides:
         return self.start(command, self.settings.given(self.work, **more), self.cache | dict(env))
 
     def sweepers(self) -> list[Worker]:
-        """As the sweep does: on CPU a worker process a core, elsewhere all lanes side by side."""
+        """As the sweep does: on CPU a worker process a core, elsewhere all lanes side by side.
+
+        The first compiles, the others find what it left.
+        """
         if self.settings.device != "cpu":
             return [self.ours({}, lanes=LANES, strategy="vmap").ready()]
-        count = min(CORES, LANES)
-        shares = [LANES // count + (i < LANES % count) for i in range(count)]
-        started = [self.ours(ONE_THREAD, lanes=n, strategy="map") for n in shares]
-        return [worker.ready() for worker in started]
+        shares = blocks(LANES, min(CORES, LANES))
+        start = lambda share: self.ours(ONE_THREAD, lanes=len(share), strategy="map")
+        return [start(share).ready() for share in shares]
 
     def trl(self) -> Worker:
         """TRL's trainer with all cores."""
         given = self.settings.given(self.work, threads=CORES)
-        return self.start([peer_python(PINS), str(TRL)], given, {}).ready()
+        return self.start([peer_python(TRL_PINS), str(TRL)], given, {}).ready()
 
 
 def measure(work: Work, settings: Settings, repeats: int, peer: bool) -> dict[str, Any]:
@@ -149,16 +140,10 @@ def main() -> None:
     )
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
     parser.add_argument("--repeats", type=positive, help="turns of each side; default by size")
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    precisions = ("float32", "tensorfloat32", "bfloat16")
-    parser.add_argument("--matmul-precision", choices=precisions, default="float32")
     parser.add_argument("--no-peer", action="store_true", help="ours alone")
-    parser.add_argument(
-        "--out", type=Path, help="JSON file; default: benchmarks/results, and the page"
-    )
+    add_options(parser)
     args = parser.parse_args()
-    settings = Settings(args.device, args.dtype, args.matmul_precision)
+    settings = settings_of(args)
     usual = args.out is None and settings == Settings() and not args.no_peer
     out = args.out or RESULTS / ("ppo_update.json" if usual else "ppo_update_other.json")
     for size in args.sizes:

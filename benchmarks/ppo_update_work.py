@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 
@@ -93,8 +92,3 @@ def update_flops(work: Work) -> dict[str, int]:
         "backward": 2 * learnt,
     }
     return parts | {"whole": sum(parts.values())}
-
-
-def of_size(name: str, **changes: int) -> Work:
-    """A size of the table, with changes."""
-    return dataclasses.replace(SIZES[name], **changes)

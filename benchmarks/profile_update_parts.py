@@ -183,9 +183,9 @@ class Parts:
 
     def attention(self) -> tuple[Call, Call]:
         """Of one block: forward, and with its gradient."""
-        angles, bias, _ = attend(self.config.model, self.hidden[1], None)
+        angles, biases = attend(self.config.model, self.hidden[1], None)
         part = from_nnx(lambda rngs: Attention(self.config.model, rngs))
-        return self.block_part(part, angles, bias, None, None)
+        return self.block_part(part, angles, biases, None, None)
 
     def feed_forward(self) -> tuple[Call, Call]:
         """Of one block: forward, and with its gradient."""

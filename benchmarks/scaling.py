@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.ppo_update import RESULTS, Settings
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
-from benchmarks.turns import CORES, ONE_THREAD, ROOT, Worker, others, positive
+from benchmarks.settings import Settings
+from benchmarks.turns import CORES, ONE_THREAD, RESULTS, ROOT, Worker, others, positive
 from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import write_json
 
@@ -85,22 +85,28 @@ def curve(ax: Any, found: list[dict[str, Any]], color: str, label: str, each: bo
     ax.plot(x, y, color=color, marker="o", markersize=4, linewidth=1.8, label=label)
 
 
+def draw_sizes(ax: Any, found: list[dict[str, Any]], gflops: float) -> None:
+    """Seconds over the size of the model, above what its arithmetic needs at the ceiling."""
+    from rlhf_jax.report.style import COLORS, title
+
+    curve(ax, found, COLORS.blue, "one update")
+    ax.plot(
+        [p["at"] for p in found],
+        [p["gflop"] / gflops for p in found],
+        color=COLORS.grey,
+        linestyle="--",
+        label="its arithmetic at the speed\nof one large matrix product",
+    )
+    title(ax, "Model size", "width (2, 4, 6, 8 layers)", "seconds an update")
+
+
 def draw(curves: Mapping[str, list[dict[str, Any]]], path: Path, where: str) -> None:
     """Four panels, both axes logarithmic."""
     from rlhf_jax.report.style import COLORS, figure, legend, save, title
 
     fig, axes = figure(2, 2)
     size, lanes, length, batch = axes
-    curve(size, curves["size"], COLORS.blue, "one update")
-    floor = [p["gflop"] / curves["ceiling"][0]["gflops"] for p in curves["size"]]
-    size.plot(
-        [p["at"] for p in curves["size"]],
-        floor,
-        color=COLORS.grey,
-        linestyle="--",
-        label="its arithmetic at the speed\nof one large matrix product",
-    )
-    title(size, "Model size", "width (2, 4, 6, 8 layers)", "seconds an update")
+    draw_sizes(size, curves["size"], curves["ceiling"][0]["gflops"])
     for name, color in (("vmap", COLORS.orange), ("map", COLORS.blue)):
         if f"lanes {name}" in curves:
             label = {"vmap": "side by side (vmap)", "map": "one after the other (map)"}[name]

@@ -20,12 +20,15 @@ from statistics import median
 from typing import Any
 
 from rlhf_jax.config import UserError
+from rlhf_jax.machine import cores
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+TRL_PINS = ROOT / "tests" / "parity" / "peers" / "trl_ppo.txt"
 ONE_THREAD = {"NPROC": "1", "OMP_NUM_THREADS": "1"}
 NOT_OURS = ("XLA_FLAGS", "PYTHONPATH", "NPROC", "OMP_NUM_THREADS", "JAX_PLATFORMS")
 PAUSE = 0.2  # seconds before a turn, until the threads of the one before have gone to sleep
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = cores()
 
 
 class Worker:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections import deque
 from contextlib import closing, suppress
 from pathlib import Path
 
 from rlhf_jax.config import ClassicConfig, UserError
+from rlhf_jax.machine import blocks
 from rlhf_jax.sweep.engine import exit_text
 from rlhf_jax.sweep.workers import Message, Workers
 from rlhf_jax.train.classic_lanes import Piece, Pieces, Source, joined, pieces
@@ -22,15 +22,15 @@ TELL = "rlhf_jax.train.classic_lanes:tell_pieces"
 TICK = 60.0  # seconds between looks at nothing
 
 
-def blocks(config: ClassicConfig, count: int) -> list[ClassicConfig]:
+def shares(config: ClassicConfig, count: int) -> list[ClassicConfig]:
     """The settings of each worker: seeds as evenly as may be, in their order.
 
-    >>> [(b.seed, b.seeds) for b in blocks(ClassicConfig(seed=7, seeds=5), 2)]
+    >>> [(share.seed, share.seeds) for share in shares(ClassicConfig(seed=7, seeds=5), 2)]
     [(7, 3), (10, 2)]
     """
-    bounds = [-(-config.seeds * i // count) for i in range(count + 1)]
-    part = lambda low, high: dataclasses.replace(config, seed=config.seed + low, seeds=high - low)
-    return [part(low, high) for low, high in itertools.pairwise(bounds)]
+    given = blocks(config.seeds, count)
+    share = lambda b: dataclasses.replace(config, seed=config.seed + b.start, seeds=len(b))
+    return [share(block) for block in given]
 
 
 def source(count: int, logs: Path) -> Source:
@@ -42,7 +42,7 @@ def worker_pieces(config: ClassicConfig, *, count: int, logs: Path) -> Pieces:
     """What `pieces` gives, from all workers together."""
     pool = Workers(dataclasses.replace(config.run, threads=1), logs)
     parts = [deque[Piece]() for _ in range(count)]
-    given = blocks(config, count)
+    given = shares(config, count)
     with closing(pool):
         for _ in given:
             pool.start()

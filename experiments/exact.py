@@ -168,4 +168,4 @@ def composed(typed: list[str]) -> RLHFConfig:
 
 
 if __name__ == "__main__":
-    launch(main, "exact", CardConfig)
+    launch(main, "exact", CardConfig, groups={"card"})

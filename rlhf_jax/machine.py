@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 from pathlib import Path
 
@@ -20,3 +21,13 @@ def accelerator_likely(run: RunConfig) -> bool:
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def blocks(total: int, parts: int) -> list[range]:
+    """`range(total)` cut into so many pieces, as even as may be, the longer ones first.
+
+    >>> blocks(5, 2)
+    [range(0, 3), range(3, 5)]
+    """
+    bounds = [-(-total * i // parts) for i in range(parts + 1)]
+    return [range(low, high) for low, high in itertools.pairwise(bounds)]

@@ -31,6 +31,20 @@ def test_defaults_leave_platform_and_threads_to_jax(environment):
     assert names.isdisjoint(environment)
 
 
+def test_flags_of_xla_are_for_a_cpu_and_a_users_own_stay(environment):
+    runtime.setup(RunConfig(device="gpu"))
+    assert "XLA_FLAGS" not in environment
+    del environment[runtime.MARK]
+    environment["XLA_FLAGS"] = "--xla_cpu_max_isa=AVX2"
+    runtime.setup(RunConfig(device="cpu"))
+    first, *ours = environment["XLA_FLAGS"].split()
+    assert first == "--xla_cpu_max_isa=AVX2"
+    assert ours == [f"--{name}={value}" for name, value in runtime.CPU_FLAGS.items()]
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=3"
+    runtime.add_flag("xla_backend_optimization_level", "1")
+    assert environment["XLA_FLAGS"] == "--xla_backend_optimization_level=3"
+
+
 def test_a_users_own_compilation_cache_is_kept(environment):
     environment["JAX_COMPILATION_CACHE_DIR"] = "/mine"
     runtime.setup(RunConfig())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import multiprocessing
 import os
 import shlex
@@ -50,6 +51,11 @@ class Job:
     def name(self) -> str:
         """As people call it."""
         return f"{self.task}/{self.algo}"
+
+    @property
+    def updates(self) -> float:
+        """How long it is; without the calibration a task has nothing to be held to."""
+        return math.inf if self.algo == CALIBRATION else self.config.algo.updates
 
     def key(self, config: CardConfig) -> str:
         """Under which its rows are kept: everything they depend on, but for the code."""
@@ -145,9 +151,13 @@ def start_pool() -> ProcessPoolExecutor:
 
 
 def next_job(waiting: Sequence[Job], own: str | None, held: Collection[str]) -> Job:
-    """Of the worker's own task; else of one that nobody is on; else where most is left."""
+    """The largest of the worker's own task; else of one that nobody is on; else where most is left.
+
+    The largest first, so that none is left alone at the end.
+    """
     left = Counter(job.task for job in waiting)
-    return max(waiting, key=lambda job: (job.task == own, job.task not in held, left[job.task]))
+    place = lambda job: (job.task == own, job.task not in held, left[job.task])
+    return max(waiting, key=lambda job: (*place(job), job.updates))
 
 
 def start_worker(run: RunConfig) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,6 +129,31 @@ class RMSNorm(nnx.Module):
         return x * inverse * self.scale[...][None, None, :]
 
 
+def mix(
+    q: Array, seen: Sequence[tuple[Array, Array]], biases: Sequence[Array], dtype: jnp.dtype
+) -> Array:
+    """Softmax attention of queries [B, L, N, H] over what is seen, [B, L, N, H].
+
+    Args:
+      seen: keys and values [B, K, S, H], in parts: those of a cache stay where they are. Were new
+        ones written among them first, XLA would copy the cache for each of its readers.
+      biases: [B, L, S] of each part, added to the scores.
+    """
+    b, length, n, h = q.shape
+    groups = seen[0][0].shape[1]
+    q = q.reshape(b, length, groups, -1, h).transpose(0, 2, 3, 1, 4)  # [B, K, G, L, H]
+    q = q.reshape(b, groups, -1, h) * h**-0.5
+    scores = [
+        attention_scores(q, k, dtype).reshape(b, n, length, -1) + bias[:, None]
+        for (k, _), bias in zip(seen, biases)
+    ]
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
+    ends = np.cumsum([bias.shape[-1] for bias in biases])[:-1]
+    parts = jnp.split(weights.reshape(b, groups, n // groups * length, -1), ends, axis=-1)
+    mixed = sum(product(part, v, dtype) for part, (_, v) in zip(parts, seen))
+    return mixed.reshape(b, n, length, h).swapaxes(1, 2)
+
+
 class Attention(nnx.Module):
     """Causal attention in which groups of query heads share a key and value head.
 
@@ -142,26 +169,22 @@ class Attention(nnx.Module):
         self.value_dkh = normal(rngs, (d, k, h), d**-0.5)
         self.out_nhd = normal(rngs, (n, h, d), (2 * config.layers * d) ** -0.5)
 
-    def __call__(self, x, angles, bias, cache, window):
+    def __call__(self, x, angles, biases, cache, window):
         asking = narrow(x, window)
         asked_angles = narrow(angles[0], window), narrow(angles[1], window)
         q = rotate(project(asking, self.query_dnh[...], self.dtype), asked_angles)
         k = rotate(project(x, self.key_dkh[...], self.dtype), angles)
         v = project(x, self.value_dkh[...], self.dtype)
         k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)  # [B, K, L, H]
+        seen, kept = [(k, v)], None
         if cache is not None:
             keys, values, at = cache
-            k, v = write(keys, k, at, axis=2), write(values, v, at, axis=2)  # [B, K, S, H]
-        b, length, n, h = q.shape
-        groups = k.shape[1]
-        q = q.reshape(b, length, groups, -1, h).transpose(0, 2, 3, 1, 4)  # [B, K, G, L, H]
-        q = q.reshape(b, groups, -1, h) * h**-0.5
-        scores = attention_scores(q, k, self.dtype)  # [B, K, G * L, S]
-        scores = scores.reshape(b, n, length, -1) + narrow(bias, window)[:, None]
-        weights = jax.nn.softmax(scores, axis=-1).reshape(b, groups, -1, k.shape[2])
-        mixed = product(weights, v, self.dtype).reshape(b, n, length, h).swapaxes(1, 2)
+            seen = [(keys, values), (k, v)]
+            kept = write(keys, k, at, axis=2), write(values, v, at, axis=2)  # [B, K, S, H]
+        mixed = mix(q, seen, [narrow(bias, window) for bias in biases], self.dtype)
+        n, h = q.shape[2:]
         out = self.out_nhd[...].reshape(n * h, -1)
-        return project(mixed.reshape(b, length, n * h), out, self.dtype), (k, v)
+        return project(mixed.reshape(*asking.shape[:2], n * h), out, self.dtype), kept
 
 
 class FeedForward(nnx.Module):
@@ -190,7 +213,7 @@ class Block(nnx.Module):
         self.attention_norm, self.ff_norm = RMSNorm(config.width), RMSNorm(config.width)
         self.attention, self.ff = Attention(config, rngs), FeedForward(config, rngs)
 
-    def __call__(self, x, angles, bias, cache, window):
-        mixed, kv = self.attention(self.attention_norm(x), angles, bias, cache, window)
+    def __call__(self, x, angles, biases, cache, window):
+        mixed, kv = self.attention(self.attention_norm(x), angles, biases, cache, window)
         x = narrow(x, window) + mixed
         return x + self.ff(self.ff_norm(x)), kv

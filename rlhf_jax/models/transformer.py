@@ -7,10 +7,11 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from rlhf_jax.config import ModelConfig
-from rlhf_jax.models.blocks import Block, RMSNorm, SinCos, normal, project, rotary
+from rlhf_jax.models.blocks import Block, RMSNorm, SinCos, narrow, normal, project, rotary
 from rlhf_jax.models.cache import KVCache, init_cache, write
 from rlhf_jax.models.functional import Model, from_nnx
 from rlhf_jax.types import Array, Params, SpecialTokens, record
@@ -59,24 +60,24 @@ class Transformer(nnx.Module):
         tap: int | None = None,
     ) -> ModelOutput:
         if cache is None:
-            tokens, mask = visible(tokens, window), visible(mask, window)
-        angles, bias, seen = attend(self.config, mask, cache)
+            tokens, mask = narrow(tokens, sight(window)), narrow(mask, sight(window))
+        angles, biases = attend(self.config, mask, cache)
         x = self.embedding_vd[...][tokens] / self.std
         pairs, tapped = [], None
         for i, name in enumerate(self.names):
             tapped = x if i == tap else tapped
             kv = None if cache is None else (cache.keys[i], cache.values[i], cache.length)
             asked = window if name == self.names[-1] else None
-            x, pair = getattr(self, name)(x, angles, bias, kv, asked)
+            x, pair = getattr(self, name)(x, angles, biases, kv, asked)
             pairs.append(pair)
         hidden = self.final_norm(x)
         head = self.embedding_vd if self.tied else self.head_vd
         logits = project(hidden, head[...].T, self.dtype)
         if cache is not None:
             keys, values = zip(*pairs)
-            cache = KVCache(
-                keys=keys, values=values, mask=seen, length=cache.length + mask.shape[1]
-            )
+            held = write(cache.mask, mask, cache.length, axis=1)
+            after = cache.length + mask.shape[1]
+            cache = KVCache(keys=keys, values=values, mask=held, length=after)
         return ModelOutput(logits=logits, hidden=hidden, cache=cache, tapped=tapped)
 
 
@@ -90,33 +91,42 @@ class Top(nnx.Module):
         self.final_norm = RMSNorm(config.width)
 
     def __call__(self, x: Array, mask: Array, window: tuple[int, int] | None) -> Array:
-        angles, bias, _ = attend(self.config, visible(mask, window), None)
+        angles, biases = attend(self.config, narrow(mask, sight(window)), None)
         for name in self.names:
             asked = window if name == self.names[-1] else None
-            x, _ = getattr(self, name)(x, angles, bias, None, asked)
+            x, _ = getattr(self, name)(x, angles, biases, None, asked)
         return self.final_norm(x)
 
 
-def visible(x: Array, window: tuple[int, int] | None) -> Array:
-    """What the positions of a window can see of [B, L]: nothing after its end."""
-    return x if window is None else x[:, : window[1]]
+def sight(window: tuple[int, int] | None) -> tuple[int, int] | None:
+    """What the positions of a window can see: nothing after its end."""
+    return None if window is None else (0, window[1])
 
 
-def attend(config: ModelConfig, mask: Array, cache: KVCache | None) -> tuple[SinCos, Array, Array]:
-    """Rotary angles of [B, L], additive attention bias [B, L, S] and the mask of slots [B, S]."""
+def attend(
+    config: ModelConfig, mask: Array, cache: KVCache | None
+) -> tuple[SinCos, tuple[Array, ...]]:
+    """Rotary angles of [B, L], and the additive attention biases of what can be seen.
+
+    These are of the slots of the cache, [B, L, S], if there is one, and of the tokens, [B, L, L].
+    """
     length = mask.shape[1]
-    if cache is None:
-        seen, start, before = mask, jnp.zeros((), jnp.int32), jnp.zeros_like(mask[:, :1], jnp.int32)
-    else:
-        seen, start = write(cache.mask, mask, cache.length, axis=1), cache.length
-        before = jnp.sum(cache.mask, axis=1, keepdims=True, dtype=jnp.int32)
     counts = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
-    positions = before + jnp.maximum(counts - 1, 0)
-    queries = start + jnp.arange(length, dtype=jnp.int32)
-    causal = jnp.arange(seen.shape[1], dtype=jnp.int32)[None, :] <= queries[:, None]
-    bias = jnp.where(causal[None] & seen[:, None, :], 0.0, NEGATIVE).astype(jnp.float32)
-    angles = rotary(positions, seen.shape[1], config.width // config.heads, config.rope_theta)
-    return angles, bias, seen
+    positions, slots = jnp.maximum(counts - 1, 0), length
+    causal = np.tri(length, dtype=bool)
+    biases = (as_bias(causal[None] & mask[:, None, :]),)
+    if cache is not None:
+        positions += jnp.sum(cache.mask, axis=1, keepdims=True, dtype=jnp.int32)
+        slots = cache.mask.shape[1]
+        before = jnp.broadcast_to(cache.mask[:, None, :], (mask.shape[0], length, slots))
+        biases = (as_bias(before), *biases)
+    angles = rotary(positions, slots, config.width // config.heads, config.rope_theta)
+    return angles, biases
+
+
+def as_bias(seen: Array) -> Array:
+    """What is added to the scores: 0 where it is seen."""
+    return jnp.where(seen, 0.0, NEGATIVE).astype(jnp.float32)
 
 
 def make_transformer(config: ModelConfig, vocab_size: int) -> Model:

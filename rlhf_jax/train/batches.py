@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -54,11 +55,15 @@ def next_prompts(state: TrainState, prompts: Sequences, count: int, *, repeats: 
     return repeat_rows(take(prompts, rows), repeats)
 
 
-def minibatches(tree: Tree, key: Key, count: int) -> Tree:
-    """Shuffles the rows of a tree and splits them: [B, ...] to [count, B / count, ...]."""
+def minibatches(
+    tree: Tree, key: Key, count: int, order: Callable[[Key, int], Array] = jax.random.permutation
+) -> Tree:
+    """Shuffles the rows of a tree and splits them: [B, ...] to [count, B / count, ...].
+
+    `order` draws the order of so many rows.
+    """
     size = num_rows(tree)
-    order = jax.random.permutation(key, size).reshape(count, size // count)
-    return take(tree, order)
+    return take(tree, order(key, size).reshape(count, size // count))
 
 
 def in_batches(tree: Tree, batch_size: int) -> Tree:

@@ -31,7 +31,7 @@ from rlhf_jax.ops.kl import schulman_controller
 from rlhf_jax.ops.permutation import permuted
 from rlhf_jax.optim import learning_rate, make_optimizer, with_schedule_of
 from rlhf_jax.rollout.envs import Play, Trajectory, as_seen, begin, episode_metrics, rollout
-from rlhf_jax.train.batches import num_rows, take
+from rlhf_jax.train.batches import minibatches
 from rlhf_jax.train.classic_exact import exact_metrics, optimum, tables_of
 from rlhf_jax.train.classic_loss import Steps, minibatch_loss, whitened
 from rlhf_jax.train.state import TrainState, apply_gradients, init_state, stream, where
@@ -214,7 +214,7 @@ def learn(
         again = ppo.recompute_advantages
         steps = steps_of(model, ppo, state.params, seen, play, moved=True) if again else first
         key = stream(state.key, "minibatches", state.update * ppo.epochs + epoch)
-        return lax.scan(on_minibatch, carry, shuffled(steps, key, ppo.minibatches))
+        return lax.scan(on_minibatch, carry, minibatches(steps, key, ppo.minibatches, unsorted))
 
     start = (train, jnp.zeros((), bool))
     (after, _), tracked = lax.scan(on_epoch, start, jnp.arange(ppo.epochs))
@@ -232,14 +232,9 @@ def learn(
     return after, metrics
 
 
-def shuffled(steps: Steps, key: Key, count: int) -> Steps:
-    """Steps [N] in a random order, as [count, N / count].
-
-    By `permuted`: a sort of random numbers would take a quarter of the whole update.
-    """
-    size = num_rows(steps)
-    order = permuted(key, jnp.arange(size, dtype=jnp.int32), size)
-    return take(steps, order.reshape(count, size // count))
+def unsorted(key: Key, size: int) -> Array:
+    """A random order; a sort of random numbers would take a quarter of the whole update."""
+    return permuted(key, jnp.arange(size, dtype=jnp.int32), size)
 
 
 def minibatch_step(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments._classic_workers import blocks, lost, source, worker_pieces
+from experiments._classic_workers import lost, shares, source, worker_pieces
 from experiments.ppo import worker_count
 from rlhf_jax.config import (
     ClassicConfig,
@@ -62,7 +62,7 @@ def test_the_end_of_a_worker_is_told(tmp_path):
 
 
 def test_seeds_are_shared_in_order():
-    parts = blocks(CONFIG, 2)
+    parts = shares(CONFIG, 2)
     assert [(p.seed, p.seeds) for p in parts] == [(3, 2), (5, 1)]
 
 

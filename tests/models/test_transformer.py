@@ -157,6 +157,19 @@ def test_rotary_products_depend_on_distance_only():
     np.testing.assert_array_equal(rotate(q, rotary(jnp.zeros((1, 1), jnp.int32), 32, 8, 1e4)), q)
 
 
+def test_a_rotation_is_a_product_with_a_complex_number():
+    positions, theta, width = np.array([[0, 1, 2, 7]]), 100.0, 8
+    x = np.asarray(jax.random.normal(KEY, (1, 4, 3, width)))
+    pairs = x[..., : width // 2] + 1j * x[..., width // 2 :]
+    speed = theta ** (-np.arange(width // 2) / (width // 2))
+    turned = pairs * np.exp(1j * positions[..., None, None] * speed)
+    wanted = np.concatenate([turned.real, turned.imag], axis=-1)
+    angles = rotary(jnp.asarray(positions, jnp.int32), 8, width, theta)
+    np.testing.assert_allclose(rotate(jnp.asarray(x), angles), wanted, atol=1e-5)
+    backwards = (-angles[0], angles[1])
+    assert np.abs(np.asarray(rotate(jnp.asarray(x), backwards)) - wanted).max() > 0.1
+
+
 @pytest.mark.parametrize("dtype, atol", [("float32", 1e-5), ("bfloat16", 0.1)])
 @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (40, SMALL), (40, SMALL + 1)])
 def test_the_gradient_of_a_product_is_that_of_autodiff(shape, dtype, atol):

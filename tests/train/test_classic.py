@@ -19,8 +19,9 @@ from rlhf_jax.config import (
 )
 from rlhf_jax.envs.make import make_env
 from rlhf_jax.ops.policies import Categorical
+from rlhf_jax.optim import make_optimizer
 from rlhf_jax.rollout.envs import Episodes, Trajectory
-from rlhf_jax.train.classic import estimate, make_classic, make_model
+from rlhf_jax.train.classic import estimate, make_classic, make_model, optimizer
 from rlhf_jax.train.classic_lanes import make_lanes
 from rlhf_jax.train.classic_run import last_returns
 
@@ -202,3 +203,23 @@ def test_actions_of_real_numbers_are_learnt():
     # The first values are near 0, and the returns of a pendulum that hangs are far below.
     assert metrics["loss/value_avg"][0, -4:].mean() < 0.5 * metrics["loss/value_avg"][0, :2].mean()
     assert metrics["val/explained_variance"][0, -4:].mean() > 0.3
+
+
+@pytest.mark.parametrize("bound", [None, 0.1])
+def test_parameters_as_one_vector_move_as_leaf_by_leaf(bound):
+    config = probe_config("both")
+    config = dataclasses.replace(config, optim=OptimConfig(max_grad_norm=bound))
+    each = PPO.epochs * PPO.minibatches
+    key = jax.random.key(0)
+    draw = lambda k: {"a": jax.random.normal(k, (3, 2)), "b": {"c": jax.random.normal(k, (5,))}}
+    moved = []
+    for tx in (optimizer(config), make_optimizer(config.optim, config.ppo.updates * each, each)):
+        params = draw(key)
+        state = tx.init(params)
+        for i in range(3):
+            updates, state = tx.update(draw(jax.random.fold_in(key, i)), state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+        moved.append(params)
+    for one, other in zip(*map(jax.tree.leaves, moved)):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert not np.array_equal(moved[0]["a"], draw(key)["a"])

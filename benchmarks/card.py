@@ -1,0 +1,111 @@
+"""Puts a finished report card into the README and docs/card.md.
+
+python -m experiments.exact hydra.run.dir=outputs/card
+python -m benchmarks.card outputs/card
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.markdown import replaced
+from benchmarks.turns import ROOT
+from rlhf_jax.config import UserError
+from rlhf_jax.report.card import load_card, markdown, table
+
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "card.md"
+SHOWN = ("gap", "own_gap", "beta_error", "beta_r2", "kl_efficiency")
+SAMPLED = ("ppo", "rloo", "dr_grpo", "reinforce")  # that the gates hold to the optimum
+K1, K3 = "rloo_k1_in_loss", "rloo_k3_in_loss"
+
+
+def excerpt(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows that the README shows."""
+    bandit = [line for line in lines if line["task"] == "bandit" and line["kind"] == "trained"]
+    return [line for line in lines if line["task"] == "token_tree"] + bandit
+
+
+def meaning(lines: Sequence[Mapping[str, Any]]) -> str:
+    """What the card says, in three sentences."""
+    by = {(line["task"], line["algo"]): line for line in lines}
+    of = lambda task, algo, name: 100 * by[(task, algo)][name].value
+    gap = max(of("token_tree", algo, "gap") for algo in SAMPLED)
+    price = max(of("token_tree", algo, "beta_error") for algo in SAMPLED)
+    dpo, k1, k3 = of("token_tree", "dpo", "gap"), of("bandit", K1, "gap"), of("bandit", K3, "gap")
+    own = of("bandit", K3, "own_gap")
+    return (
+        f"What it says: told the same objective, PPO, RLOO, Dr. GRPO and REINFORCE all come within "
+        f"{gap:.1f} % of the\nknown optimum and behave by the price of KL they were given to "
+        f"{price:.1f} %; DPO on pairs is {dpo:.1f} % away.\nMove the KL into the loss on `bandit`, "
+        f"and RLOO ends {k3:.0f} % of the gap away with k3, which is its own predicted\nfixed "
+        f"point to {own:.2f} %, and {k1:.0f} % with k1, which has no gradient there.\nSo a "
+        f"difference between two curves can be a finding about the objective, an unfinished run or "
+        f"a bug, and here it\nis known which."
+    )
+
+
+def verdict(gates: Sequence[Mapping[str, Any]]) -> str:
+    """How many gates passed, and which did not."""
+    missed = [f"{gate['name']} ({gate['found']})" for gate in gates if not gate["passed"]]
+    tail = f"; missed: {'; '.join(missed)}" if missed else ""
+    return f"{len(gates) - len(missed)} of {len(gates)} gates passed{tail}."
+
+
+def took(card: Mapping[str, Any]) -> str:
+    """Minutes and machine."""
+    minutes, seconds = divmod(round(card["facts"]["seconds"]), 60)
+    return f"{minutes}:{seconds:02d} minutes on {card['facts']['device']}"
+
+
+def in_readme(card: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
+    """The block of the README."""
+    settings = card["settings"]
+    return (
+        f"{markdown(excerpt(lines), SHOWN)}\n\n{meaning(lines)} {verdict(card['gates'])}\n`gap` is "
+        f"the share of what could be gained that is left (interquartile mean over "
+        f"{settings['instances']} instances and {settings['seeds']} seeds, [95 %\nbootstrap "
+        f"interval]); `completions` are drawn, or read in pairs; rows in italics are not trained. "
+        f"The whole card took\n{took(card)}. All tables: [docs/card.md](docs/card.md)."
+    )
+
+
+def in_docs(card: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
+    """All tables."""
+    passed = {True: "passed", False: "**missed**"}
+    gates = [
+        f"| {passed[gate['passed']]} | {gate['name']} | {gate['wanted']} | {gate['found']} |"
+        for gate in card["gates"]
+    ]
+    head = [
+        "# The report card",
+        f"`{card['facts']['command'].partition(' hydra.run.dir')[0]}`, {took(card)}. What the "
+        "columns mean: [exact.md](exact.md).",
+        markdown(lines),
+        "**Gates**",
+    ]
+    rows = ["| | gate | wanted | found |", "| --- | --- | --- | --- |", *gates]
+    return "\n\n".join([*head, "\n".join(rows)]) + "\n"
+
+
+def main() -> None:
+    """Writes both."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("card", type=Path, help="directory of the card")
+    card = load_card(parser.parse_args().card)
+    lines = table(card)
+    README.write_text(replaced(README.read_text(), "card", in_readme(card, lines)))
+    PAGE.write_text(in_docs(card, lines))
+    print(meaning(lines), verdict(card["gates"]), sep="\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
