@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from rlhf_jax.machine import cores
 from rlhf_jax.report.names import algorithm
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=NAMES, help="algorithms; default: all")
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=cores())
     parser.add_argument("--dry", action="store_true", help="write no file")
     now = time.strftime("%Y-%m-%d_%H-%M-%S")
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks") / now)

@@ -7,6 +7,7 @@ python -m benchmarks.card outputs/card
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,10 @@ def excerpt(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def meaning(lines: Sequence[Mapping[str, Any]]) -> str:
     """What the card says, in three sentences."""
     by = {(line["task"], line["algo"]): line for line in lines}
+    wanted = [("token_tree", algo) for algo in (*SAMPLED, "dpo")] + [("bandit", K1), ("bandit", K3)]
+    for cell in wanted:
+        if cell not in by:
+            raise UserError(f"the card lacks {'/'.join(cell)}; run all of it")
     of = lambda task, algo, name: 100 * by[(task, algo)][name].value
     gap = max(of("token_tree", algo, "gap") for algo in SAMPLED)
     price = max(of("token_tree", algo, "beta_error") for algo in SAMPLED)
@@ -73,6 +78,13 @@ def in_readme(card: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> st
     )
 
 
+def command(card: Mapping[str, Any]) -> str:
+    """What makes this card again: as it was typed, but for where it was written."""
+    typed = shlex.split(card["facts"]["command"])
+    place = ("hydra.run.dir=", "resume=")
+    return shlex.join([word for word in typed if not word.startswith(place)])
+
+
 def in_docs(card: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
     """All tables."""
     passed = {True: "passed", False: "**missed**"}
@@ -82,8 +94,7 @@ def in_docs(card: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
     ]
     head = [
         "# The report card",
-        f"`{card['facts']['command'].partition(' hydra.run.dir')[0]}`, {took(card)}. What the "
-        "columns mean: [exact.md](exact.md).",
+        f"`{command(card)}`, {took(card)}. What the columns mean: [exact.md](exact.md).",
         markdown(lines),
         "**Gates**",
     ]
@@ -97,7 +108,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("card", type=Path, help="directory of the card")
-    card = load_card(parser.parse_args().card)
+    path = parser.parse_args().card
+    try:
+        card = load_card(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no finished card ({error})") from None
     lines = table(card)
     README.write_text(replaced(README.read_text(), "card", in_readme(card, lines)))
     PAGE.write_text(in_docs(card, lines))

@@ -1,6 +1,6 @@
 """Runs of experiments.ppo as the benchmarks here take them: by overrides, in workers of one thread.
 
-More threads in a worker would let XLA's pool starve (design, section 7); so a core is a worker.
+More threads in a worker would let XLA's pool starve (docs/classic.md); so a core is a worker.
 """
 
 from __future__ import annotations

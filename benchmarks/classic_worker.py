@@ -6,11 +6,8 @@ import json
 import sys
 import time
 
-import jax
-import jax.numpy as jnp
-
 from benchmarks.classic_runs import settings
-from rlhf_jax.train.classic_lanes import make_lanes
+from rlhf_jax import runtime
 
 OURS = ("total_steps", "num_envs", "num_steps", "epochs", "minibatches", "gamma", "gae_lambda")
 OURS += ("clip_eps", "vf_coef", "entropy_coef")
@@ -24,6 +21,12 @@ def main() -> None:
     fixed = ["optim.schedule=constant", "ppo.whiten_variance=biased", "ppo.value_clip_eps=0.2"]
     where = ["env=gymnax", f"env.name={given['env']}", f"network.width={given['width']}"]
     config = settings("recipe=cleanrl", *where, *numbers, *optim, *fixed, *given["block"])
+    runtime.setup(config.run)
+    import jax
+    import jax.numpy as jnp
+
+    from rlhf_jax.train.classic_lanes import make_lanes
+
     lanes, rows = make_lanes(config), config.ppo.updates
     count = jnp.int32(rows)
 

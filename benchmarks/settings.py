@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.ppo_update_work import Work
 
-PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+MATMULS = ("float32", "tensorfloat32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The settings, and where the results go."""
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--matmul-precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--matmul-precision", choices=MATMULS, default="float32")
     parser.add_argument("--out", type=Path, help="JSON file; default: benchmarks/results")
 
 

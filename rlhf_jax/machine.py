@@ -9,12 +9,14 @@ from pathlib import Path
 
 from rlhf_jax.config import RunConfig
 
+DEVICES = ("nvidia[0-9]*", "dxg", "kfd", "accel[0-9]*")  # files of drivers
+
 
 def accelerator_likely(run: RunConfig) -> bool:
     """Whether jax may find an accelerator; told without importing it."""
     if run.device in ("cpu", "gpu", "tpu"):
         return run.device != "cpu"
-    devices = any(Path(name).exists() for name in ("/dev/nvidia0", "/dev/kfd", "/dev/accel0"))
+    devices = any(next(Path("/dev").glob(name), None) for name in DEVICES)
     return devices or importlib.util.find_spec("libtpu") is not None
 
 
@@ -26,8 +28,9 @@ def cores() -> int:
 def blocks(total: int, parts: int) -> list[range]:
     """`range(total)` cut into so many pieces, as even as may be, the longer ones first.
 
-    >>> blocks(5, 2)
-    [range(0, 3), range(3, 5)]
+    >>> blocks(6, 4)
+    [range(0, 2), range(2, 4), range(4, 5), range(5, 6)]
     """
-    bounds = [-(-total * i // parts) for i in range(parts + 1)]
+    size, longer = divmod(total, parts)
+    bounds = [i * size + min(i, longer) for i in range(parts + 1)]
     return [range(low, high) for low, high in itertools.pairwise(bounds)]

@@ -1,11 +1,25 @@
-"""The program as users run it: every other test compiles without XLA's optimisations."""
+"""The program as users run it: every other test compiles without XLA's optimisations.
+
+Once with the flags that `runtime.setup` sets, once with those of the report card's workers.
+"""
 
 import os
 import subprocess
 import sys
 
+import pytest
+
+from rlhf_jax.runtime import FUSION_EMITTERS
+
 PROGRAM = """
 import os
+
+from rlhf_jax import runtime
+from rlhf_jax.config import RunConfig
+
+runtime.setup(RunConfig(device="cpu", compile_cache=False))
+for name, value in runtime.CPU_FLAGS.items():
+    assert f"--{name}={value}" in os.environ["XLA_FLAGS"]
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +35,6 @@ from rlhf_jax.train import policy_gradient
 from rlhf_jax.train.state import Frozen
 from rlhf_jax.types import Sequences, SpecialTokens
 
-assert "XLA_FLAGS" not in os.environ
 VOCAB, SPECIAL = 12, SpecialTokens(pad=0, bos=1, eos=2)
 config = schemas.RLHFConfig(
     model=schemas.ModelConfig(
@@ -77,8 +90,11 @@ print(int(rollout.completion_mask.sum()), float(jnp.abs(error).max()), metrics["
 """
 
 
-def test_sampler_and_first_ratio_hold_in_the_optimised_program():
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+@pytest.mark.parametrize("flags", ["", f"--{FUSION_EMITTERS}=false"])
+def test_sampler_and_first_ratio_hold_in_the_optimised_program(flags):
+    ours = ("XLA_FLAGS", "RLHF_JAX_RUNTIME")
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
+    environment |= {"XLA_FLAGS": flags} if flags else {}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env=environment | {"JAX_PLATFORMS": "cpu"},

@@ -34,7 +34,6 @@ def test_defaults_leave_platform_and_threads_to_jax(environment):
 def test_flags_of_xla_are_for_a_cpu_and_a_users_own_stay(environment):
     runtime.setup(RunConfig(device="gpu"))
     assert "XLA_FLAGS" not in environment
-    del environment[runtime.MARK]
     environment["XLA_FLAGS"] = "--xla_cpu_max_isa=AVX2"
     runtime.setup(RunConfig(device="cpu"))
     first, *ours = environment["XLA_FLAGS"].split()
@@ -43,6 +42,9 @@ def test_flags_of_xla_are_for_a_cpu_and_a_users_own_stay(environment):
     environment["XLA_FLAGS"] = "--xla_backend_optimization_level=3"
     runtime.add_flag("xla_backend_optimization_level", "1")
     assert environment["XLA_FLAGS"] == "--xla_backend_optimization_level=3"
+    environment["XLA_FLAGS"] = "flags.txt"
+    runtime.add_flag("xla_backend_optimization_level", "1")
+    assert environment["XLA_FLAGS"] == "flags.txt"
 
 
 def test_a_users_own_compilation_cache_is_kept(environment):

@@ -33,6 +33,7 @@ from rlhf_jax.lab.pairs import pair_lanes
 from rlhf_jax.lab.probes import make_probe
 from rlhf_jax.lab.programs import each_lane, make_look
 from rlhf_jax.lab.rows import Plan, card_row, finite
+from rlhf_jax.runtime import FUSION_EMITTERS
 from rlhf_jax.train import one_step, online_dpo, policy_gradient, preference
 from rlhf_jax.train.state import TrainState
 from rlhf_jax.types import Array
@@ -40,6 +41,7 @@ from rlhf_jax.types import Array
 Step = Callable[[TrainState, Any, Place], TrainState]  # of one lane
 UNBIASED = ("rloo", "no_baseline", "moving_mean")  # estimators of the reward's own gradient
 MOST_GROUPS = 10_000  # that are summed over for a fixed point
+LONG = 2000  # updates
 PROBED = 2  # the budget after which estimates are looked at
 
 
@@ -55,7 +57,7 @@ def run_cell(bench: Bench, config: RLHFConfig, plan: Plan) -> list[dict[str, Any
     keys = seed_keys(plan.seeds, len(bench.tasks))
     init, step, data = make_step(bench, config, plan)
     state = jax.jit(jax.vmap(init))(places, keys)
-    advance = jax.jit(make_advance(step), donate_argnums=0)
+    advance = jax.jit(make_advance(step), donate_argnums=0, compiler_options=options(config))
     target = jax.jit(jax.vmap(lambda place: own_target(bench, config, place, plan.beta)))(places)
     look, beta = make_look(bench), jnp.float32(plan.beta)
     probe, curves, probed, done = make_probe(bench, config), [], {}, 0
@@ -72,6 +74,12 @@ def run_cell(bench: Bench, config: RLHFConfig, plan: Plan) -> list[dict[str, Any
     aims = np.asarray(jnp.all(jnp.isfinite(target), axis=(1, 2)))
     row = functools.partial(row_of, bench, config, plan, curves, probed)
     return [row(i, bool(aims[i]), seconds) for i in range(len(keys))]
+
+
+def options(config: RLHFConfig) -> dict[str, Any]:
+    """How a cell is compiled: many updates pay for what makes a small one twice as fast."""
+    long = config.algo.updates >= LONG and jax.default_backend() == "cpu"
+    return {FUSION_EMITTERS: True} if long else {}
 
 
 def make_step(bench: Bench, config: RLHFConfig, plan: Plan):

@@ -38,7 +38,7 @@ def make_probe(bench: Bench, config: RLHFConfig) -> Callable[..., Metrics] | Non
         true = gradient(state.params["policy"], place, beta)
         error = critic_error(state, place, beta) if "value" in state.params else jnp.nan
         found = cosine(*jax.device_get((true, estimate(state, place))))
-        return {"gradient_cosine": found, "value_error": error}
+        return {"gradient_cosine": jnp.asarray(found), "value_error": jnp.asarray(error)}
 
     return probe
 
@@ -71,10 +71,10 @@ def make_estimate(bench: Bench, config: RLHFConfig) -> Callable[[TrainState, Pla
     return estimate
 
 
-def cosine(a: Params, b: Params) -> np.ndarray:
+def cosine(a: Params, b: Params) -> float:
     """Cosine of the angle between two trees of numpy arrays."""
     dot = lambda x, y: sum(np.vdot(u, v) for u, v in zip(jax.tree.leaves(x), jax.tree.leaves(y)))
-    return np.float32(dot(a, b) / np.sqrt(max(dot(a, a) * dot(b, b), 1e-30)))
+    return float(dot(a, b) / np.sqrt(max(dot(a, a) * dot(b, b), 1e-30)))
 
 
 def value_error(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import multiprocessing
 import os
 import shlex
@@ -33,8 +32,6 @@ from rlhf_jax.machine import cores
 from rlhf_jax.report.card import load_card, markdown, table, write_page
 
 CALIBRATION = "calibration"
-# Without it a cell compiles for a quarter less and learns as fast; most cells only compile.
-FUSION_EMITTERS = "xla_cpu_use_fusion_emitters"
 # Large pages: walks of a prefix tree touch so much new memory that faults take a third of them.
 LARGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # read when a process starts
 
@@ -53,9 +50,9 @@ class Job:
         return f"{self.task}/{self.algo}"
 
     @property
-    def updates(self) -> float:
-        """How long it is; without the calibration a task has nothing to be held to."""
-        return math.inf if self.algo == CALIBRATION else self.config.algo.updates
+    def updates(self) -> int:
+        """How long it is; the calibration trains nothing."""
+        return 0 if self.algo == CALIBRATION else self.config.algo.updates
 
     def key(self, config: CardConfig) -> str:
         """Under which its rows are kept: everything they depend on, but for the code."""
@@ -151,19 +148,23 @@ def start_pool() -> ProcessPoolExecutor:
 
 
 def next_job(waiting: Sequence[Job], own: str | None, held: Collection[str]) -> Job:
-    """The largest of the worker's own task; else of one that nobody is on; else where most is left.
+    """Of the worker's own task; else of one that nobody is on; else where most is left.
 
-    The largest first, so that none is left alone at the end.
+    Of these its calibration first, to which the others are held, then the largest, so that none is
+    left alone at the end.
     """
-    left = Counter(job.task for job in waiting)
+    left = Counter[str]()
+    for job in waiting:
+        left[job.task] += job.updates
     place = lambda job: (job.task == own, job.task not in held, left[job.task])
-    return max(waiting, key=lambda job: (*place(job), job.updates))
+    return max(waiting, key=lambda job: (*place(job), job.algo == CALIBRATION, job.updates))
 
 
 def start_worker(run: RunConfig) -> None:
     """Sets a worker up; Ctrl-C is for the process that has it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    runtime.add_flag(FUSION_EMITTERS, "false")
+    # Most cells do little but compile; the long ones ask for them (`cell.options`).
+    runtime.add_flag(runtime.FUSION_EMITTERS, "false")
     runtime.setup(run)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -150,7 +151,9 @@ def mix(
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
     ends = np.cumsum([bias.shape[-1] for bias in biases])[:-1]
     parts = jnp.split(weights.reshape(b, groups, n // groups * length, -1), ends, axis=-1)
-    mixed = sum(product(part, v, dtype) for part, (_, v) in zip(parts, seen))
+    mixed = functools.reduce(
+        jnp.add, [product(part, v, dtype) for part, (_, v) in zip(parts, seen)]
+    )
     return mixed.reshape(b, n, length, h).swapaxes(1, 2)
 
 

@@ -7,7 +7,6 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from rlhf_jax.config import ModelConfig
@@ -113,7 +112,8 @@ def attend(
     length = mask.shape[1]
     counts = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
     positions, slots = jnp.maximum(counts - 1, 0), length
-    causal = np.tri(length, dtype=bool)
+    at = jnp.arange(length)
+    causal = at[None, :] <= at[:, None]
     biases = (as_bias(causal[None] & mask[:, None, :]),)
     if cache is not None:
         positions += jnp.sum(cache.mask, axis=1, keepdims=True, dtype=jnp.int32)

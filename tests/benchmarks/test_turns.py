@@ -56,7 +56,7 @@ def test_counted_arithmetic_is_what_the_compiler_finds_in_the_forward_pass():
 
 
 def test_floors_of_the_design():
-    """Section 7 of the design has them, at 400 GFLOP/s."""
+    """Known from the design of the project, at 400 GFLOP/s."""
     seconds = [update_flops(work)["whole"] / 400e9 for work in SIZES.values()]
     np.testing.assert_allclose(seconds, [0.039, 0.309, 1.875, 9.885], rtol=0.01)
 

@@ -96,7 +96,7 @@ def test_rows_of_different_lengths_equal_each_alone(params, tokens):
 def test_cached_decoding_equals_a_full_pass(params, tokens):
     prompt, extra = 4, 3  # more slots than needed, and left padding in two rows
     mask = jnp.ones((B, L), bool).at[0, :3].set(False).at[1, :1].set(False)
-    mask = mask.at[2, 5].set(False)  # a row that has ended
+    mask = mask.at[2, 4].set(False)  # a step that later ones must not see
     expected = logits(params, tokens, mask)
     cache = empty_cache(CONFIG, B, L + extra)
     output = APPLY(params, tokens[:, :prompt], mask[:, :prompt], cache=cache)
@@ -108,6 +108,15 @@ def test_cached_decoding_equals_a_full_pass(params, tokens):
     real = np.asarray(mask)
     np.testing.assert_allclose(np.concatenate(got, axis=1)[real], expected[real], atol=1e-5)
     assert int(output.cache.length) == L
+
+
+def test_several_tokens_may_follow_a_cache(params, tokens):
+    mask = jnp.ones((B, L), bool).at[0, :1].set(False)
+    expected = logits(params, tokens, mask)[:, 3:5]
+    first = APPLY(params, tokens[:, :2], mask[:, :2], cache=empty_cache(CONFIG, B, L))
+    rest = {"cache": first.cache, "window": (1, 3)}
+    output = jax.jit(lambda t, m: MODEL.apply(params, t, m, **rest))(tokens[:, 2:5], mask[:, 2:5])
+    np.testing.assert_allclose(output.logits, expected, atol=1e-5)
 
 
 def test_grouped_queries_equal_repeated_key_and_value_heads(params, tokens):
