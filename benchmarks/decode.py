@@ -27,11 +27,10 @@ import numpy as np
 from benchmarks.markdown import put_table
 from benchmarks.ppo_update_table import merged
 from benchmarks.ppo_update_work import SIZES, Work
-from benchmarks.settings import Settings, add_options, settings_of
+from benchmarks.settings import Settings, add_options, results_of, settings_of
 from benchmarks.turns import (
     CORES,
     ONE_THREAD,
-    RESULTS,
     ROOT,
     TRL_PINS,
     Worker,
@@ -126,7 +125,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = settings_of(args)
     usual = args.out is None and settings == Settings()
-    out = args.out or RESULTS / ("decode.json" if usual else "decode_other.json")
+    out = results_of(args, "decode", usual=usual)
     python = peer_python(TRL_PINS)
     for size in args.sizes:
         found = measure(SIZES[size], settings, args.repeats, python)

@@ -25,11 +25,10 @@ from typing import Any
 
 from benchmarks import ppo_update_table
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
-from benchmarks.settings import Settings, add_options, settings_of
+from benchmarks.settings import Settings, add_options, results_of, settings_of
 from benchmarks.turns import (
     CORES,
     ONE_THREAD,
-    RESULTS,
     ROOT,
     TRL_PINS,
     Worker,
@@ -145,7 +144,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = settings_of(args)
     usual = args.out is None and settings == Settings() and not args.no_peer
-    out = args.out or RESULTS / ("ppo_update.json" if usual else "ppo_update_other.json")
+    out = results_of(args, "ppo_update", usual=usual)
     for size in args.sizes:
         repeats = args.repeats or REPEATS[size]
         found = measure(SIZES[size], settings, repeats, not args.no_peer)

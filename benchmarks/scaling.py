@@ -19,8 +19,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
-from benchmarks.settings import Settings
-from benchmarks.turns import CORES, ONE_THREAD, RESULTS, ROOT, Worker, others, positive
+from benchmarks.settings import Settings, add_options, results_of, settings_of
+from benchmarks.turns import CORES, ONE_THREAD, ROOT, Worker, others, positive
 from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import write_json
 
@@ -137,13 +137,11 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="measure nothing")
     parser.add_argument("--curves", nargs="*", choices=("size", "length", "batch", "lanes"))
     parser.add_argument("--repeats", type=positive, default=5)
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--lanes", type=int, help="most lanes")
-    parser.add_argument("--out", type=Path, default=RESULTS / "scaling.json")
+    add_options(parser)
     args = parser.parse_args()
-    stored: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
-    settings = Settings(args.device, args.dtype)
+    settings, out = settings_of(args), results_of(args, "scaling")
+    stored: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     fresh: dict[str, list[dict[str, Any]]] = {}
     if not args.draw:
         now = {"settings": dataclasses.asdict(settings), "cores": CORES}
@@ -153,10 +151,10 @@ def main() -> None:
         for name, point in measure(settings, args.repeats, args.curves, args.lanes):
             fresh.setdefault(name, []).append(point)
             print(f"{name} {point['at']}: {point['seconds']:.4g} s", flush=True)
-            write_json(args.out, stored | {"curves": stored["curves"] | fresh})
+            write_json(out, stored | {"curves": stored["curves"] | fresh})
     curves = stored.get("curves", {}) | fresh
     if {"size", "lanes vmap", "length", "batch"} <= set(curves):
-        draw(curves, PICTURE if args.device == "cpu" else args.out.with_suffix(".png"), args.device)
+        draw(curves, PICTURE if args.device == "cpu" else out.with_suffix(".png"), args.device)
 
 
 def ceiling(settings: Settings) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ppo_update_work import Work
+from benchmarks.turns import RESULTS
 
 MATMULS = ("float32", "tensorfloat32", "bfloat16")
 
@@ -36,3 +37,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def settings_of(args: argparse.Namespace) -> Settings:
     """What the options say."""
     return Settings(args.device, args.dtype, args.matmul_precision)
+
+
+def results_of(args: argparse.Namespace, name: str, *, usual: bool = True) -> Path:
+    """The file asked for; else that of the page, or another for what is not on it."""
+    return args.out or RESULTS / (f"{name}.json" if usual else f"{name}_other.json")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlhf_jax.config import RunConfig
 
+DEV = Path("/dev")
 DEVICES = ("nvidia[0-9]*", "dxg", "kfd", "accel[0-9]*")  # files of drivers
 
 
@@ -16,7 +17,7 @@ def accelerator_likely(run: RunConfig) -> bool:
     """Whether jax may find an accelerator; told without importing it."""
     if run.device in ("cpu", "gpu", "tpu"):
         return run.device != "cpu"
-    devices = any(next(Path("/dev").glob(name), None) for name in DEVICES)
+    devices = any(next(DEV.glob(name), None) for name in DEVICES)
     return devices or importlib.util.find_spec("libtpu") is not None
 
 

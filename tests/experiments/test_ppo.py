@@ -19,6 +19,7 @@ from rlhf_jax.config import (
     GymnaxConfig,
     ProbeConfig,
 )
+from rlhf_jax.envs.make import make_env
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,6 +94,11 @@ def test_what_changes_nothing_is_told():
 def test_the_groups_of_this_program_are_listed():
     listed = group_lines(CLASSIC_GROUPS)
     assert "cartpole" in listed and "engstrom" in listed and "reviews" not in listed
+
+
+def test_without_a_name_gymnax_tells_what_it_has():
+    with pytest.raises(ConfigError, match="Acrobot-v1"):
+        make_env(composed("env=gymnax").env)
 
 
 def test_an_unknown_environment_is_one_line(tmp_path):

@@ -21,7 +21,7 @@ from rlhf_jax.exact.groups import expected_advantages, grpo_fixed_point
 from rlhf_jax.exact.optimum import divergence, k3_fixed_point, tilt
 from rlhf_jax.lab.agents import calibration_rows, envelopes
 from rlhf_jax.lab.bench import make_bench, table_reward
-from rlhf_jax.lab.cell import run_cell
+from rlhf_jax.lab.cell import LONG, options, run_cell
 from rlhf_jax.lab.probes import make_probe, value_error
 from rlhf_jax.lab.rows import Plan
 from rlhf_jax.train import policy_gradient
@@ -173,3 +173,11 @@ def test_k3_in_the_loss_rests_where_it_says(float64):
     pull = rewards + 0.5 * jnp.exp(ref) / found
     np.testing.assert_allclose(jnp.ptp(pull, axis=1), 0.0, atol=1e-7)
     np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("updates, long", [(LONG - 1, False), (LONG, True)])
+def test_only_long_cells_ask_for_the_fusions_and_xla_knows_them(updates, long):
+    config = dataclasses.replace(CONFIG, algo=dataclasses.replace(RLOO, updates=updates))
+    found = options(config)
+    assert bool(found) == long
+    assert float(jax.jit(lambda x: 2 * x, compiler_options=found)(jnp.float32(2))) == 4
