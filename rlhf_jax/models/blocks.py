@@ -15,8 +15,6 @@ from rlhf_jax.config import ModelConfig
 from rlhf_jax.models.cache import write
 from rlhf_jax.types import Array
 
-SMALL = 64  # width up to which a weight's gradient is made from a transposed copy
-
 
 @jax.custom_vjp
 def matmul(x: Array, y: Array) -> Array:
@@ -27,7 +25,7 @@ def matmul(x: Array, y: Array) -> Array:
 def matmul_bwd(operands: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     (x, y), grad = operands, grad.astype(operands[0].dtype)
     left = jnp.matmul(grad, jnp.swapaxes(y, -1, -2), preferred_element_type=jnp.float32)
-    right = jnp.matmul(transposed(x), grad, preferred_element_type=jnp.float32)
+    right = jnp.matmul(transposed(x, grad), grad, preferred_element_type=jnp.float32)
     return left.astype(x.dtype), right.astype(y.dtype)
 
 
@@ -45,24 +43,23 @@ def matmul_transposed(x: Array, y: Array) -> Array:
 def matmul_transposed_bwd(operands: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     (x, y), grad = operands, grad.astype(operands[0].dtype)
     left = jnp.matmul(grad, y, preferred_element_type=jnp.float32)
-    right = jnp.matmul(transposed(grad), x, preferred_element_type=jnp.float32)
+    right = jnp.matmul(transposed(grad, x), x, preferred_element_type=jnp.float32)
     return left.astype(x.dtype), right.astype(y.dtype)
 
 
 matmul_transposed.defvjp(lambda x, y: (matmul_transposed(x, y), (x, y)), matmul_transposed_bwd)
 
 
-def transposed(x: Array) -> Array:
+def transposed(x: Array, grad: Array) -> Array:
     """The transpose of the last two axes, for `x^T g`.
 
-    On a CPU made before the product: XLA has no fast kernel for many small products of that form.
-    Of large matrices it has one, and the copy would cost more than it saves.
+    On a CPU made before the product where it is at least as tall as wide, or one of many: for these
+    XLA's kernel without a copy is slower by more than the copy takes.
     """
-    small = x.ndim > 2 or x.shape[-1] <= SMALL
+    copied = x.ndim > 2 or x.shape[-1] >= grad.shape[-1]
     flipped = jnp.swapaxes(x, -1, -2)
-    return (
-        lax.optimization_barrier(flipped) if small and jax.default_backend() == "cpu" else flipped
-    )
+    on_cpu = jax.default_backend() == "cpu"
+    return lax.optimization_barrier(flipped) if copied and on_cpu else flipped
 
 
 def product(x: Array, y: Array, dtype: jnp.dtype) -> Array:

@@ -12,7 +12,7 @@ from flax import nnx
 from rlhf_jax.config import ModelConfig
 from rlhf_jax.models.blocks import Block, RMSNorm, SinCos, narrow, normal, project, rotary
 from rlhf_jax.models.cache import KVCache, init_cache, write
-from rlhf_jax.models.functional import Model, from_nnx
+from rlhf_jax.models.functional import Model, from_nnx, traced_once
 from rlhf_jax.types import Array, Params, SpecialTokens, record
 
 NEGATIVE = -1e9  # an additive mask; finite, so a row with nothing to attend to stays finite
@@ -67,7 +67,7 @@ class Transformer(nnx.Module):
             tapped = x if i == tap else tapped
             kv = None if cache is None else (cache.keys[i], cache.values[i], cache.length)
             asked = window if name == self.names[-1] else None
-            x, pair = getattr(self, name)(x, angles, biases, kv, asked)
+            x, pair = traced_once(getattr(self, name), x, angles, biases, kv, static=(asked,))
             pairs.append(pair)
         hidden = self.final_norm(x)
         head = self.embedding_vd if self.tied else self.head_vd
@@ -93,7 +93,7 @@ class Top(nnx.Module):
         angles, biases = attend(self.config, narrow(mask, sight(window)), None)
         for name in self.names:
             asked = window if name == self.names[-1] else None
-            x, _ = getattr(self, name)(x, angles, biases, None, asked)
+            x, _ = traced_once(getattr(self, name), x, angles, biases, None, static=(asked,))
         return self.final_norm(x)
 
 

@@ -138,7 +138,7 @@ def make_advance(pipeline: Pipeline, layout: Layout) -> Callable[..., Any]:
     call is not another program. Mapped lanes that are not live cost nothing; vmapped ones go on,
     and what they do is not looked at.
     """
-    update = make_update(pipeline)
+    update = jax.jit(make_update(pipeline))  # traced once, for its shapes and for its work
 
     def one(parts: Any, shared: Shared, common: Any):
         (state, hparams, live), (prompts, count) = parts, common

@@ -63,11 +63,12 @@ def several(
     classic: Classic, state: ClassicState, hparams: dict[str, Any], count: Array, rows: int
 ) -> tuple[ClassicState, Metrics]:
     """`count` updates, at most `rows`; the number is traced, so a short end is no new program."""
-    shapes = jax.eval_shape(classic.update, state, hparams)[1]
+    update = jax.jit(classic.update)  # traced once, for its shapes and for its work
+    shapes = jax.eval_shape(update, state, hparams)[1]
     blank = jax.tree.map(lambda s: jnp.zeros((rows, *s.shape), s.dtype), shapes)
 
     def body(i: Array, carry: tuple[ClassicState, Metrics]):
-        state, metrics = classic.update(carry[0], hparams)
+        state, metrics = update(carry[0], hparams)
         return state, jax.tree.map(lambda kept, new: kept.at[i].set(new), carry[1], metrics)
 
     return lax.fori_loop(0, count, body, (state, blank))
