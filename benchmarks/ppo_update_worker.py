@@ -47,13 +47,13 @@ def lanes(pipeline: Any, frozen: Any, count: int, strategy: str):
     import jax.numpy as jnp
 
     from rlhf_jax.sweep.lanes import (
-        Layout,
         Shared,
         make_advance,
         make_first,
         stacked_keys,
         stacked_numbers,
     )
+    from rlhf_jax.sweep.layout import Layout
     from rlhf_jax.train.loop import compile_timed
 
     layout = Layout(strategy=strategy, lanes=count, shared=True, rows=1)

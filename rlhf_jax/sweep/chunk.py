@@ -22,15 +22,14 @@ from rlhf_jax.io.sinks import jsonl_sink
 from rlhf_jax.sweep.jobs import DIVERGED, FAILED, FINISHED, Job, JobEnd, objective_of, write_error
 from rlhf_jax.sweep.lanes import (
     STREAK,
-    Layout,
     Program,
     Shared,
     compile_program,
-    lane,
     stacked,
     stacked_keys,
     stacked_numbers,
 )
+from rlhf_jax.sweep.layout import Layout, lane
 from rlhf_jax.sweep.memory import fitting
 from rlhf_jax.sweep.plan import cut, group_key, stage_key
 from rlhf_jax.sweep.stages import cache_of, quiet, task_of

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
 
 from rlhf_jax.config import RLHFConfig, merge_dynamic, split_dynamic
+from rlhf_jax.sweep.layout import Layout, over
 from rlhf_jax.train.evaluate import Evaluation, make_evaluate
 from rlhf_jax.train.exactly import Tables, look
 from rlhf_jax.train.loop import compile_timed
@@ -35,16 +35,6 @@ class Shared:
 
     frozen: Frozen
     tables: Tables | None  # of a task whose completions are listed
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How lanes are laid out in a program."""
-
-    strategy: str  # map: one after the other; vmap: side by side
-    lanes: int
-    shared: bool  # `Shared` has no axis of lanes
-    rows: int  # updates a call runs at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,38 +75,6 @@ def stacked_keys(seeds: Sequence[int]) -> Key:
     return jnp.stack([jax.random.key(seed) for seed in seeds])
 
 
-def lane(tree: Any, index: int) -> Any:
-    """One lane of a tree."""
-    return jax.tree.map(lambda x: x[index], tree)
-
-
-def over(layout: Layout, f: Callable[..., Any]) -> Callable[..., Any]:
-    """`f(lane, shared, common)` over a tree of lanes, over several devices where there are.
-
-    `common` is the same for all lanes.
-    """
-
-    def on_lanes(lanes: Any, shared: Shared, common: Any) -> Any:
-        if layout.strategy == "vmap":
-            axes = (0, None if layout.shared else 0, None)
-            return jax.vmap(f, in_axes=axes)(lanes, shared, common)
-        if layout.shared:
-            return lax.map(lambda one: f(one, shared, common), lanes)
-        return lax.map(lambda both: f(*both, common), (lanes, shared))
-
-    if devices_of(layout) == 1:
-        return on_lanes
-    split, whole = PartitionSpec("lanes"), PartitionSpec()
-    mesh = Mesh(np.array(jax.devices()), ("lanes",))
-    specs = (split, whole if layout.shared else split, whole)
-    return jax.shard_map(on_lanes, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
-
-
-def devices_of(layout: Layout) -> int:
-    """Devices the lanes are split over; one where they cannot be split evenly."""
-    return jax.device_count() if layout.lanes % jax.device_count() == 0 else 1
-
-
 def make_update(pipeline: Pipeline) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """`(state, hparams, shared, prompts) -> (state, metrics)`: an update of one lane."""
     static = split_dynamic(pipeline.config)[0]
@@ -141,7 +99,7 @@ def make_advance(pipeline: Pipeline, layout: Layout) -> Callable[..., Any]:
     update = jax.jit(make_update(pipeline))  # traced once, for its shapes and for its work
 
     def one(parts: Any, shared: Shared, common: Any):
-        (state, hparams, live), (prompts, count) = parts, common
+        (state, (hparams, live)), (prompts, count) = parts, common
         _, shapes = jax.eval_shape(update, state, hparams, shared, prompts)
         empty = {k: jnp.zeros(layout.rows, s.dtype) for k, s in shapes.items()}
 
@@ -152,10 +110,10 @@ def make_advance(pipeline: Pipeline, layout: Layout) -> Callable[..., Any]:
         todo = count if layout.strategy == "vmap" else jnp.where(live, count, 0)
         return lax.fori_loop(0, todo, body, (state, empty))
 
-    lanes = over(layout, one)
+    lanes = over(layout, one, in_place=True)
 
     def advance(states, hparams, shared, prompts, live, count):
-        return lanes((states, hparams, live), shared, (prompts, count))
+        return lanes((states, (hparams, live)), shared, (prompts, count))
 
     return advance
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import jax
 
-from rlhf_jax.sweep.lanes import Layout, Program
+from rlhf_jax.sweep.lanes import Program
+from rlhf_jax.sweep.layout import Layout
 
 USED = 0.8  # of the memory that is free: other lanes' records and the estimate's error need some
 

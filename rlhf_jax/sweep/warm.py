@@ -13,7 +13,8 @@ from rlhf_jax.io.run_dir import RunDir
 from rlhf_jax.io.sinks import Sink
 from rlhf_jax.sweep.chunk import layout_for, program_of
 from rlhf_jax.sweep.jobs import Job
-from rlhf_jax.sweep.lanes import Layout, Shared, stacked_keys, stacked_numbers
+from rlhf_jax.sweep.lanes import Shared, stacked_keys, stacked_numbers
+from rlhf_jax.sweep.layout import Layout
 from rlhf_jax.sweep.stages import quiet, task_of
 from rlhf_jax.sweep.workers import Tell
 from rlhf_jax.train import reward_model, sft

@@ -25,7 +25,7 @@ from rlhf_jax.config import (
 from rlhf_jax.io.stage_cache import StageCache
 from rlhf_jax.sweep import chunk, memory, stages
 from rlhf_jax.sweep.jobs import Job
-from rlhf_jax.sweep.lanes import Layout
+from rlhf_jax.sweep.layout import Layout
 from rlhf_jax.sweep.objective import objectives
 from rlhf_jax.train.run import run_recorded
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rlhf_jax.config import OptimConfig, RLHFConfig
-from rlhf_jax.sweep.lanes import Layout, numbers, over, stacked, stacked_numbers
+from rlhf_jax.sweep.lanes import numbers, stacked, stacked_numbers
+from rlhf_jax.sweep.layout import Layout, over
 
 
 @pytest.mark.parametrize("strategy", ["map", "vmap"])
@@ -44,7 +45,7 @@ def test_stacked_trees_have_an_axis_of_lanes():
 
 SPLIT = """
 import jax, jax.numpy as jnp
-from rlhf_jax.sweep.lanes import Layout, devices_of, over
+from rlhf_jax.sweep.layout import Layout, devices_of, over
 for strategy in ("map", "vmap"):
     for shared in (True, False):
         layout = Layout(strategy=strategy, lanes=4, shared=shared, rows=1)
@@ -52,6 +53,11 @@ for strategy in ("map", "vmap"):
         f = jax.jit(over(layout, lambda lane, frozen, common: jnp.sum(lane * frozen) + common))
         found = f(jnp.arange(4.0), frozen, jnp.float32(1.0))
         assert devices_of(layout) == 2 and len(found.sharding.device_set) == 2
+        assert found.tolist() == [1.0, 4.0, 7.0, 10.0], found
+        step = lambda lane, frozen, common: (lane[0] + lane[1], jnp.sum(lane[0] * frozen) + common)
+        f = jax.jit(over(layout, step, in_place=True))
+        states, found = f((jnp.arange(4.0), jnp.ones(4)), frozen, jnp.float32(1.0))
+        assert states.tolist() == [1.0, 2.0, 3.0, 4.0], states
         assert found.tolist() == [1.0, 4.0, 7.0, 10.0], found
 """
 

@@ -22,14 +22,13 @@ from rlhf_jax.io.run_dir import RunDir
 from rlhf_jax.io.sinks import Sink
 from rlhf_jax.sweep.lanes import (
     STREAK,
-    Layout,
     Shared,
-    lane,
     make_advance,
     make_first,
     stacked_keys,
     stacked_numbers,
 )
+from rlhf_jax.sweep.layout import Layout, lane
 from rlhf_jax.tasks import make_task
 from rlhf_jax.train import reward_model, sft
 from rlhf_jax.train.loop import Session

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from rlhf_jax.sweep import memory
-from rlhf_jax.sweep.lanes import Layout
+from rlhf_jax.sweep.layout import Layout
 
 
 @pytest.mark.parametrize("free, workers, lanes", [(1000, 1, 8), (1000, 2, 4), (10, 1, 1)])
