@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import markdown as page
+from benchmarks import markdown as tables
 from benchmarks.turns import ROOT
 from rlhf_jax.config import UserError
 from rlhf_jax.report.card import load_card, markdown, table
@@ -97,7 +97,7 @@ def in_docs(card: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
         f"`{command(card)}`, {took(card)}. What the columns mean: [exact.md](exact.md).",
         markdown(lines),
         "**Gates**",
-        page.table(["", "gate", "wanted", "found"], gates),
+        tables.table(["", "gate", "wanted", "found"], gates),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -114,7 +114,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no finished card ({error})") from None
     lines = table(card)
-    README.write_text(page.replaced(README.read_text(), "card", in_readme(card, lines)))
+    README.write_text(tables.replaced(README.read_text(), "card", in_readme(card, lines)))
     PAGE.write_text(in_docs(card, lines))
     print(meaning(lines), verdict(card["gates"]), sep="\n")
 

@@ -1,8 +1,8 @@
 """Tokens a second of sampling beside `transformers` `generate`, same weights, in one run.
 
     benchmarks/peers/setup.sh trl_ppo             # once
-    python -m benchmarks.decode                   # 64 completions of 24 tokens at d 128
-    python -m benchmarks.decode --sizes 64 128 256 512
+    python -m benchmarks.decode                   # 64 completions of 24 tokens at d 64, 128 and 256
+    python -m benchmarks.decode --sizes 128       # one size; the others stay
 
 Both read the same 64 prompts of 8 tokens and draw 24 tokens each from the same model, written by
 ours as a Hugging Face folder; before they are timed, their logits are compared. Both use all cores
@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=["128"])
+    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=["64", "128", "256"])
     parser.add_argument("--repeats", type=positive, default=9)
     add_options(parser)
     args = parser.parse_args()

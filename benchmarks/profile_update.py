@@ -4,8 +4,8 @@
     python -m benchmarks.profile_update --sizes 64 --label before
 
 The parts are the functions the update is made of, called as often as the update calls them. Apart
-they cost a little more than within the whole (a call each, nothing fused across them) and share
-nothing, so their sum is held against the whole. Parts of the backward pass are those of one block
+they share nothing and are fused with nothing, so their sum is not the whole, and is held against
+it. Parts of the backward pass are those of one block
 and of the head, times their number. Writes benchmarks/results/profile.json and a table in
 benchmarks/README.md.
 """
@@ -99,7 +99,7 @@ def table(sizes: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[lis
     """A column a size: seconds, and their share of the sum of all parts."""
 
     def cell(found: Mapping[str, float], value: float) -> str:
-        return f"{value:.3g} ({100 * value / found['sum']:.0f} %)"
+        return f"{value:.3g} ({round(100 * value / found['sum'])} %)"
 
     rows = []
     for group, names in GROUPS.items():

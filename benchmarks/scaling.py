@@ -140,7 +140,9 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, help="most lanes")
     add_options(parser)
     args = parser.parse_args()
-    settings, out = settings_of(args), results_of(args, "scaling")
+    settings = settings_of(args)
+    usual = args.out is None and settings == Settings()
+    out = results_of(args, "scaling", usual=usual)
     stored: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     fresh: dict[str, list[dict[str, Any]]] = {}
     if not args.draw:
@@ -154,7 +156,7 @@ def main() -> None:
             write_json(out, stored | {"curves": stored["curves"] | fresh})
     curves = stored.get("curves", {}) | fresh
     if {"size", "lanes vmap", "length", "batch"} <= set(curves):
-        draw(curves, PICTURE if args.device == "cpu" else out.with_suffix(".png"), args.device)
+        draw(curves, PICTURE if usual else out.with_suffix(".png"), args.device)
 
 
 def ceiling(settings: Settings) -> float:

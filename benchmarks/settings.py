@@ -40,5 +40,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def results_of(args: argparse.Namespace, name: str, *, usual: bool = True) -> Path:
-    """The file asked for; else that of the page, or another for what is not on it."""
+    """Where the results go: the file asked for, or one in `benchmarks/results`.
+
+    Args:
+      usual: whether they are those a page shows; others do not take their place.
+    """
     return args.out or RESULTS / (f"{name}.json" if usual else f"{name}_other.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import platform
 from pathlib import Path
 
 from rlhf_jax.config import RunConfig
@@ -24,6 +25,14 @@ def accelerator_likely(run: RunConfig) -> bool:
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """What the maker calls the processor; its architecture where that is not told."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def blocks(total: int, parts: int) -> list[range]:

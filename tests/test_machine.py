@@ -12,11 +12,14 @@ from rlhf_jax.config import RunConfig
 )
 def test_an_accelerator_is_told_by_its_driver(tmp_path, monkeypatch, name, likely):
     monkeypatch.setattr(machine, "DEV", tmp_path)
-    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    find = machine.importlib.util.find_spec
+    without = lambda name, *more: None if name == "libtpu" else find(name, *more)
+    monkeypatch.setattr(machine.importlib.util, "find_spec", without)
     assert not machine.accelerator_likely(RunConfig())
     (tmp_path / name).touch()
     assert machine.accelerator_likely(RunConfig()) == likely
     assert not machine.accelerator_likely(RunConfig(device="cpu"))
+    assert machine.accelerator_likely(RunConfig(device="gpu"))
 
 
 @pytest.mark.parametrize("total, parts", [(0, 2), (5, 2), (6, 4), (3, 3), (7, 3)])

@@ -17,7 +17,7 @@ from typing import Any
 from rlhf_jax.config import UserError
 from rlhf_jax.io.atomic import replacing
 from rlhf_jax.io.flat import flat as flat
-from rlhf_jax.machine import cores
+from rlhf_jax.machine import cores, processor
 
 SOURCE = Path(__file__).resolve().parents[1]  # the package, wherever the run is started from
 PACKAGES = ("rlhf_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -165,6 +165,7 @@ def run_facts() -> dict[str, Any]:
         "devices": jax.device_count(),
         "cores": cores(),
         "system": platform.platform(),
+        "processor": processor(),
         "git_commit": git_commit(),
     }
 

@@ -25,7 +25,7 @@ def matmul(x: Array, y: Array) -> Array:
 def matmul_bwd(operands: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     (x, y), grad = operands, grad.astype(operands[0].dtype)
     left = jnp.matmul(grad, jnp.swapaxes(y, -1, -2), preferred_element_type=jnp.float32)
-    right = jnp.matmul(transposed(x, grad), grad, preferred_element_type=jnp.float32)
+    right = jnp.matmul(transposed(x, like=grad), grad, preferred_element_type=jnp.float32)
     return left.astype(x.dtype), right.astype(y.dtype)
 
 
@@ -43,20 +43,20 @@ def matmul_transposed(x: Array, y: Array) -> Array:
 def matmul_transposed_bwd(operands: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     (x, y), grad = operands, grad.astype(operands[0].dtype)
     left = jnp.matmul(grad, y, preferred_element_type=jnp.float32)
-    right = jnp.matmul(transposed(grad, x), x, preferred_element_type=jnp.float32)
+    right = jnp.matmul(transposed(grad, like=x), x, preferred_element_type=jnp.float32)
     return left.astype(x.dtype), right.astype(y.dtype)
 
 
 matmul_transposed.defvjp(lambda x, y: (matmul_transposed(x, y), (x, y)), matmul_transposed_bwd)
 
 
-def transposed(x: Array, grad: Array) -> Array:
-    """The transpose of the last two axes, for `x^T g`.
+def transposed(x: Array, *, like: Array) -> Array:
+    """The transpose of the last two axes of `x` [..., N, K], for a product with `like` [..., N, M].
 
-    On a CPU made before the product where it is at least as tall as wide, or one of many: for these
-    XLA's kernel without a copy is slower by more than the copy takes.
+    On a CPU it is copied before the product if that is one of a batch, or has at least as many rows
+    as columns (K >= M): XLA's kernel for these takes longer without than the copy does.
     """
-    copied = x.ndim > 2 or x.shape[-1] >= grad.shape[-1]
+    copied = x.ndim > 2 or x.shape[-1] >= like.shape[-1]
     flipped = jnp.swapaxes(x, -1, -2)
     on_cpu = jax.default_backend() == "cpu"
     return lax.optimization_barrier(flipped) if copied and on_cpu else flipped

@@ -53,7 +53,9 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def call(graph: Any, params: Params, inputs: tuple[Any, ...], static: tuple[Hashable, ...]) -> Any:
+def call(
+    graph: nnx.GraphDef, params: Any, inputs: tuple[Any, ...], static: tuple[Hashable, ...]
+) -> Any:
     """What a module gives for these inputs, from its graph and parameters."""
     return nnx.merge(graph, params)(*inputs, *static)
 
@@ -62,11 +64,12 @@ def traced_once(module: nnx.Module, *inputs: Any, static: tuple[Hashable, ...] =
     """`module(*inputs, *static)`, traced and lowered once for all modules of its architecture.
 
     A deep network of equal blocks then takes hardly longer to trace than a shallow one; XLA
-    inlines the calls.
+    inlines the calls. `static` are its last arguments, hashable. Parameters must be the module's
+    only state: other changes are lost.
 
     >>> layers = [nnx.Linear(2, 2, rngs=nnx.Rngs(seed)) for seed in (0, 1)]
     >>> f = lambda x: traced_once(layers[1], traced_once(layers[0], x))
-    >>> str(jax.make_jaxpr(f)(jax.numpy.ones(2))).count("dot_general")  # for two products
+    >>> str(jax.make_jaxpr(f)(jax.numpy.ones(2))).count("dot_general")  # one, for two products
     1
     """
     graph, params = nnx.split(module)

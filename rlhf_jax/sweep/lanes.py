@@ -96,7 +96,7 @@ def make_advance(pipeline: Pipeline, layout: Layout) -> Callable[..., Any]:
     call is not another program. Mapped lanes that are not live cost nothing; vmapped ones go on,
     and what they do is not looked at.
     """
-    update = jax.jit(make_update(pipeline))  # traced once, for its shapes and for its work
+    update = jax.jit(make_update(pipeline))  # else traced for its shapes and again in the loop
 
     def one(parts: Any, shared: Shared, common: Any):
         (state, (hparams, live)), (prompts, count) = parts, common

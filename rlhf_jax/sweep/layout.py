@@ -21,7 +21,7 @@ class Layout:
 
     strategy: str  # map: one after the other; vmap: side by side
     lanes: int
-    shared: bool  # `Shared` has no axis of lanes
+    shared: bool  # what lanes only read has no axis of lanes
     rows: int  # updates a call runs at most
 
 
@@ -38,14 +38,22 @@ def over(
     `common` is the same for all lanes, and so is `shared` where the layout says so.
 
     Args:
-      in_place: lanes are pairs `(state, rest)` and `f` gives `(state, found)`: mapped lanes put the
-        new state where the old one was, so that memory holds one of each lane and not two.
+      in_place: lanes are pairs `(state, rest)` and `f` gives `(state, found)`. Mapped lanes then
+        overwrite their state; with states donated by the caller, memory holds one of each lane
+        instead of two. Lanes side by side are not affected.
+
+    >>> layout = Layout(strategy="map", lanes=2, shared=True, rows=1)
+    >>> f = over(layout, lambda lane, shared, common: lane * shared + common)
+    >>> f(jnp.array([1.0, 2.0]), jnp.float32(3.0), jnp.float32(0.5)).tolist()
+    [3.5, 6.5]
     """
     mapped = map_in_place if in_place else map_apart
 
     def on_lanes(lanes: Any, shared: Any, common: Any) -> Any:
-        own = None if layout.shared else shared  # of a lane
-        call = lambda one, own: f(one, shared if layout.shared else own, common)
+        if layout.shared:  # None has no leaves, so there is nothing to map over
+            call, own = lambda one, _: f(one, shared, common), None
+        else:
+            call, own = lambda one, own: f(one, own, common), shared
         if layout.strategy == "vmap":
             return jax.vmap(call)(lanes, own)
         return mapped(call, lanes, own)
@@ -73,7 +81,7 @@ def map_in_place(call: Callable[..., Any], lanes: tuple[Any, Any], own: Any) -> 
         put = lambda whole, one: lax.dynamic_update_index_in_dim(whole, one, i, axis=0)
         return jax.tree.map(put, states, state), found
 
-    count = len(jax.tree.leaves(states)[0])
+    count = len(jax.tree.leaves(states)[0])  # those of this device
     return lax.scan(body, states, (jnp.arange(count), rest, own))
 
 

@@ -63,7 +63,7 @@ def several(
     classic: Classic, state: ClassicState, hparams: dict[str, Any], count: Array, rows: int
 ) -> tuple[ClassicState, Metrics]:
     """`count` updates, at most `rows`; the number is traced, so a short end is no new program."""
-    update = jax.jit(classic.update)  # traced once, for its shapes and for its work
+    update = jax.jit(classic.update)  # else traced for its shapes and again in the loop
     shapes = jax.eval_shape(update, state, hparams)[1]
     blank = jax.tree.map(lambda s: jnp.zeros((rows, *s.shape), s.dtype), shapes)
 

@@ -66,7 +66,7 @@ def repeat(step: Callable[..., tuple[TrainState, Metrics]]) -> Callable[..., Any
     The count is traced, so a shorter last chunk is not another program.
     """
 
-    step = jax.jit(step)  # so that it is traced once, for its shapes and for its work
+    step = jax.jit(step)  # else traced for its shapes and again in the loop
 
     def repeated(state: TrainState, data: Any, hparams: dict, count: Array):
         _, shapes = jax.eval_shape(step, state, data, hparams)

@@ -180,7 +180,9 @@ def test_a_rotation_is_a_product_with_a_complex_number():
 
 
 @pytest.mark.parametrize("dtype, atol", [("float32", 1e-5), ("bfloat16", 0.1)])
-@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (40, 5), (40, 64)])
+@pytest.mark.parametrize(  # times 6 columns: of many, narrower than the other, wider
+    "shape", [(2, 3, 5, 7), (40, 5), (40, 64)]
+)
 def test_the_gradient_of_a_product_is_that_of_autodiff(shape, dtype, atol):
     other = (*shape[:-2], shape[-1], 6)
     x, y = jax.random.normal(KEY, shape), jax.random.normal(jax.random.key(9), other)

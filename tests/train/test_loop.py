@@ -5,6 +5,7 @@ import json
 import os
 import signal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ from rlhf_jax.io.run_dir import RunDir
 from rlhf_jax.io.sinks import jsonl_sink
 from rlhf_jax.train import policy_gradient
 from rlhf_jax.train.health import Diverged, TrainingStopped, check_finite, ratio_check
-from rlhf_jax.train.loop import Interrupted, Session, Stage, crosses_tenth, run_stage
+from rlhf_jax.train.loop import Interrupted, Session, Stage, crosses_tenth, repeat, run_stage
 from rlhf_jax.train.state import init_state, stream
 from rlhf_jax.types import SpecialTokens
 
@@ -192,3 +193,11 @@ def test_ppo_resumes_bit_for_bit(tmp_path, tiny_config, bigram_model, bigram_fro
     assert bits(resumed) == bits(whole)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
     assert float(whole.extra["kl_coef"]) != tiny_config.algo.kl_coef  # it is part of the state
+
+
+def test_an_update_is_traced_once():
+    step = chex.assert_max_traces(lambda state, data, hparams: (state + data, {"x": state}), n=1)
+    chex.clear_trace_counter()
+    run = jax.jit(repeat(step))
+    state, metrics = run(jnp.float32(1.0), jnp.float32(2.0), {}, jnp.int32(3))
+    assert float(state) == 7.0 and float(metrics["x"]) == 3.0
