@@ -1,6 +1,6 @@
 """How much of an update is matrix products, and how fast these run: why a target is missed.
 
-    python -m benchmarks.operations                  # d 64, 128 and 256, one process each
+    python -m benchmarks.operations                  # d 64, 128 and 256
     python -m benchmarks.operations --sizes 64
 
 One update of one run on one thread of the CPU, where operations do not overlap, is traced by JAX's
@@ -15,8 +15,6 @@ import argparse
 import dataclasses
 import json
 import re
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -25,7 +23,7 @@ from typing import Any
 
 from benchmarks.markdown import put_table
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
-from benchmarks.turns import RESULTS, ROOT
+from benchmarks.turns import RESULTS
 from rlhf_jax import runtime
 from rlhf_jax.config import RunConfig
 from rlhf_jax.io.run_dir import run_facts, write_json
@@ -83,11 +81,8 @@ def traced(folder: str) -> Counter[str]:
     return found
 
 
-def measure(work: Work) -> dict[str, Any]:
-    """Seconds of one update by kind of operation, in this process."""
-    run = RunConfig(device="cpu", threads=1)
-    runtime.setup(run)
-    runtime.connect(run)
+def measure(work: Work, run: RunConfig) -> dict[str, Any]:
+    """Seconds of one update by kind of operation."""
     import jax
 
     from benchmarks.ceiling import matmul_gflops
@@ -133,22 +128,19 @@ def line(found: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Measures each size in a process of its own and writes the table."""
+    """Measures the sizes asked for, and puts them beside those measured before."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=["64", "128", "256"])
-    parser.add_argument("--worker", choices=SIZES, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        print(json.dumps(measure(SIZES[args.worker])))
-        return
+    run = RunConfig(device="cpu", threads=1)
+    runtime.setup(run)
+    runtime.connect(run)
     path = RESULTS / "operations.json"
     rows = json.loads(path.read_text()) if path.exists() else {}
     for size in args.sizes:
-        command = [sys.executable, "-m", "benchmarks.operations", "--worker", size]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-        rows[size] = json.loads(done.stdout.splitlines()[-1])
+        rows[size] = measure(SIZES[size], run)
         print(" | ".join(line(rows[size])), flush=True)
     rows = {size: rows[size] for size in SIZES if size in rows}
     write_json(path, rows)
