@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.markdown import put_table
 from benchmarks.ppo_update_table import merged
-from benchmarks.ppo_update_work import SIZES, Work
+from benchmarks.ppo_update_work import SIZES, Work, rollout_flops
 from benchmarks.settings import Settings, add_options, results_of, settings_of
 from benchmarks.turns import (
     CORES,
@@ -53,6 +53,8 @@ HEAD = [
     "`generate`, tokens/s",
     "ratio (range)",
     "target",
+    "ours, GFLOP/s (of the ceiling)",
+    "ratio at the ceiling",
     "compile, s",
 ]
 
@@ -109,9 +111,13 @@ def line(found: dict[str, Any], size: str) -> list[str]:
     speed, it = found["tokens_per_second"], found.get("ratio")
     rate = lambda name: f"{speed[name]:,.0f}" if name in speed else "-"
     spread = f"{it['median']:.2f} ({it['least']:.2f} to {it['most']:.2f})" if it else "-"
-    compile_seconds = f"{found['facts']['ours']['compile_seconds']:.1f}"
-    cells = [Work(**found["work"]).name, rate("ours"), rate("one_thread"), rate("generate")]
-    return [*cells, spread, TARGETS.get(size, ""), compile_seconds]
+    work, ours = Work(**found["work"]), found["facts"]["ours"]
+    reached = rollout_flops(work) * speed["ours"] / (work.episodes * work.length) / 1e9
+    share = reached / ours["ceiling_gflops"]
+    best = f"{speed['ours'] / speed['generate'] / share:.1f}" if "generate" in speed else "-"
+    cells = [work.name, rate("ours"), rate("one_thread"), rate("generate"), spread]
+    cells += [TARGETS.get(size, ""), f"{reached:.0f} ({100 * share:.0f} %)", best]
+    return [*cells, f"{ours['compile_seconds']:.1f}"]
 
 
 def main() -> None:

@@ -61,6 +61,7 @@ def main() -> None:
     run = RunConfig(device=given["device"], matmul_precision=given["matmul_precision"])
     runtime.setup(run)
     kind = runtime.connect(run)
+    from benchmarks.ceiling import matmul_gflops
     from rlhf_jax.sweep.workers import peak_memory
 
     made = sampler(Work(**given["work"]), run, given["dtype"], Path(given["folder"]))
@@ -69,8 +70,13 @@ def main() -> None:
     for number, line in enumerate(sys.stdin):
         match line.strip():
             case "facts":
-                facts = {"compile_seconds": compile_seconds, "device_kind": kind}
-                print(json.dumps(facts | {"peak_memory_bytes": peak_memory()}), flush=True)
+                facts = {
+                    "compile_seconds": compile_seconds,
+                    "device_kind": kind,
+                    "peak_memory_bytes": peak_memory(),
+                    "ceiling_gflops": matmul_gflops(given["dtype"]),
+                }
+                print(json.dumps(facts), flush=True)
             case "logits":
                 print(json.dumps(logits()), flush=True)
             case _:

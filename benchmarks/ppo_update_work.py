@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,23 @@ def forward_flops(work: Work, *, logits: int, sequences: int = 1) -> int:
     return sequences * (linear + attention + 2 * logits * d * work.vocab)
 
 
+def rollout_flops(work: Work) -> int:
+    """Floating-point operations of sampling all episodes with a cache.
+
+    One pass of the policy over all but the last token of each: that one is only drawn.
+
+    >>> work = Work(2, 1, 5, heads=1, kv_heads=1, ff_width=3, prompt=1, length=2, episodes=1)
+    >>> rollout_flops(work) == forward_flops(replace(work, length=1), logits=2)
+    True
+    """
+    passed = replace(work, length=work.length - 1)
+    return forward_flops(passed, logits=work.length, sequences=work.episodes)
+
+
 def update_flops(work: Work) -> dict[str, int]:
     """Floating-point operations that an update needs, by part; `whole` is their sum.
 
-    Rollout: one pass of the policy, cached. Scoring: one pass of reference, value function and
+    Rollout: `rollout_flops`. Scoring: one pass of reference, value function and
     reward model. Learning: of policy and value function a pass forward, and one backward that costs
     two, for every episode in every epoch.
     """
@@ -86,7 +99,7 @@ def update_flops(work: Work) -> dict[str, int]:
     trunk = forward_flops(work, logits=0, sequences=n)
     learnt = work.epochs * (policy + trunk)
     parts = {
-        "rollout": policy,
+        "rollout": rollout_flops(work),
         "scoring": policy + 2 * trunk,
         "forward": learnt,
         "backward": 2 * learnt,

@@ -1,4 +1,4 @@
-"""Completions from prompts: prefill once, then one cached step a token, in one program."""
+"""Completions from prompts: prefill once, then one cached step a further token, in one program."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rlhf_jax.types import Array, Key, Params, Sequences, SpecialTokens, TextRol
 
 
 @record
-class DecodeState:
-    """One row a sequence: where decoding stands after some tokens."""
+class Said:
+    """One row a sequence: a token of its completion."""
 
-    logits: Array  # [B, V], of the next token, before temperature
-    cache: KVCache
-    alive: Array  # [B] bool, no end-of-sequence yet
+    token: Array  # [B] int32
+    mask: Array  # [B] bool, False once it ended before
+    log_prob: Array  # [B], 0 where masked
 
 
 def draw(logits: Array, key: Key, sampling: SamplingConfig, special: SpecialTokens):
@@ -50,34 +50,34 @@ def generate(
     A temperature of 0 is not sampling: use `top_k=1` for greedy completions.
     """
     batch, width = prompts.tokens.shape
-    cache = empty_cache(config, batch, width + sampling.max_length)
-    first = model.apply(
+    cache = empty_cache(config, batch, width + sampling.max_length - 1)  # the last is only drawn
+    prefill = model.apply(
         params, prompts.tokens, prompts.mask, cache=cache, window=(width - 1, width)
     )
-    state = DecodeState(
-        logits=first.logits[:, 0], cache=first.cache, alive=jnp.ones((batch,), bool)
-    )
 
-    def step(state: DecodeState, t: Array):
-        open_end = forbid(state.logits, special.eos, t < sampling.min_length)
-        logits = open_end / sampling.temperature
-        token = draw(logits, jax.random.fold_in(key, t), sampling, special)
-        token = jnp.where(state.alive, token, special.pad)
-        log_prob = jnp.where(state.alive, log_probs_of(logits, token), 0.0)
-        output = model.apply(params, token[:, None], state.alive[:, None], cache=state.cache)
-        after = DecodeState(
-            logits=output.logits[:, 0],
-            cache=output.cache,
-            alive=state.alive & (token != special.eos) if sampling.stop_at_eos else state.alive,
-        )
-        return after, (token, state.alive, log_prob)
+    def say(logits: Array, alive: Array, t: Array | int) -> Said:
+        open_end = forbid(logits[:, 0], special.eos, jnp.asarray(t < sampling.min_length))
+        scaled = open_end / sampling.temperature
+        token = draw(scaled, jax.random.fold_in(key, t), sampling, special)
+        token = jnp.where(alive, token, special.pad)
+        log_prob = jnp.where(alive, log_probs_of(scaled, token), 0.0)
+        return Said(token=token, mask=alive, log_prob=log_prob)
 
-    steps = jnp.arange(sampling.max_length, dtype=jnp.int32)
-    _, (tokens, mask, log_probs) = lax.scan(step, state, steps)
+    def step(state: tuple[Said, KVCache], t: Array) -> tuple[tuple[Said, KVCache], Said]:
+        last, cache = state
+        output = model.apply(params, last.token[:, None], last.mask[:, None], cache=cache)
+        alive = last.mask & (last.token != special.eos) if sampling.stop_at_eos else last.mask
+        said = say(output.logits, alive, t)
+        return (said, output.cache), said
+
+    first = say(prefill.logits, jnp.ones((batch,), bool), 0)
+    steps = jnp.arange(1, sampling.max_length, dtype=jnp.int32)
+    _, rest = lax.scan(step, (first, prefill.cache), steps)
+    said = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]).T, first, rest)
     return TextRollout(
         prompt_tokens=prompts.tokens,
         prompt_mask=prompts.mask,
-        completion_tokens=tokens.T,
-        completion_mask=mask.T,
-        behavior_log_probs=log_probs.T,
+        completion_tokens=said.token,
+        completion_mask=said.mask,
+        behavior_log_probs=said.log_prob,
     )
