@@ -10,7 +10,7 @@ from rlhf_jax.config import ModelConfig, SamplingConfig
 from rlhf_jax.models.cache import KVCache
 from rlhf_jax.models.functional import Model
 from rlhf_jax.models.transformer import empty_cache
-from rlhf_jax.ops.distributions import log_probs_of
+from rlhf_jax.ops.distributions import log_probs_of, sample
 from rlhf_jax.sampling.filters import forbid, top_k, top_p
 from rlhf_jax.types import Array, Key, Params, Sequences, SpecialTokens, TextRollout, record
 
@@ -30,7 +30,7 @@ def draw(logits: Array, key: Key, sampling: SamplingConfig, special: SpecialToke
     for token in (special.pad, special.bos):
         allowed = forbid(allowed, token, jnp.ones((), bool))
     allowed = top_p(top_k(allowed, sampling.top_k), sampling.top_p)
-    return jax.random.categorical(key, allowed, axis=-1).astype(jnp.int32)
+    return sample(key, allowed)
 
 
 def generate(

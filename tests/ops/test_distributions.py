@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from rlhf_jax.ops.distributions import entropy, log_probs_of, probability_ratio
+from rlhf_jax.ops import distributions
+from rlhf_jax.ops.distributions import entropy, log_probs_of, probability_ratio, sample
 
 EXTREMES = {
     "forbidden": [0.0, 1.0, -jnp.inf, -jnp.inf],
@@ -87,3 +89,33 @@ def test_shapes_and_dtypes_are_checked():
         log_probs_of(jnp.zeros((2, 3)), jnp.zeros(2))
     with pytest.raises(AssertionError):
         entropy(jnp.array([1, 2]))
+
+
+@pytest.mark.parametrize("size", [5, 300])
+def test_draws_follow_the_probabilities(size):
+    count = 200_000
+    logits = jnp.asarray(np.random.default_rng(size).normal(size=size), jnp.float32)
+    draws = jax.jit(sample)(jax.random.key(1), jnp.broadcast_to(logits, (count, size)))
+    expected = count * np.asarray(jax.nn.softmax(logits), np.float64)
+    found = np.bincount(draws, minlength=size)
+    assert draws.dtype == jnp.int32 and found.size == size
+    chi_square = ((found - expected) ** 2 / expected).sum()
+    assert chi_square < scipy.stats.chi2.isf(1e-3, size - 1)
+
+
+@pytest.mark.parametrize("logits", EXTREMES.values(), ids=EXTREMES)
+def test_nothing_forbidden_is_drawn(logits):
+    weights = jnp.exp(jnp.array(logits) - max(logits))
+    draws = sample(jax.random.key(2), jnp.broadcast_to(jnp.array(logits), (1000, 4)))
+    assert set(np.unique(draws)) <= set(np.flatnonzero(weights > 0))
+
+
+def test_roundings_of_the_sums_draw_nothing_forbidden(monkeypatch):
+    """Sums in parallel may rise at a token without weight, and fall after it."""
+    logits = jnp.array([-jnp.inf, 0.0, -jnp.inf, 0.0, 0.0, -jnp.inf])
+    sums = jnp.array([0.2, 1.0, 1.2, 2.0, 3.0, 3.2])
+    monkeypatch.setattr(
+        distributions.jnp, "cumsum", lambda x, axis: jnp.broadcast_to(sums, x.shape)
+    )
+    found = np.unique(sample(jax.random.key(3), jnp.broadcast_to(logits, (2000, 6))))
+    assert found.tolist() == [1, 3, 4]
