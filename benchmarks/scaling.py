@@ -85,9 +85,11 @@ def curve(ax: Any, found: list[dict[str, Any]], color: str, label: str, each: bo
     ax.plot(x, y, color=color, marker="o", markersize=4, linewidth=1.8, label=label)
 
 
-def draw_sizes(ax: Any, found: list[dict[str, Any]], gflops: float) -> None:
-    """Seconds over the size of the model, above what its arithmetic needs at the ceiling."""
-    from rlhf_jax.report.style import COLORS, title
+def draw_updates(ax: Any, found: list[dict[str, Any]], gflops: float, heading: str, x: str) -> None:
+    """Seconds of an update over what is varied, above what its arithmetic needs at the ceiling."""
+    from matplotlib.ticker import LogLocator
+
+    from rlhf_jax.report.style import COLORS, legend, title
 
     curve(ax, found, COLORS.blue, "one update")
     ax.plot(
@@ -97,35 +99,45 @@ def draw_sizes(ax: Any, found: list[dict[str, Any]], gflops: float) -> None:
         linestyle="--",
         label="its arithmetic at the speed\nof one large matrix product",
     )
-    title(ax, "Model size", "width (2, 4, 6, 8 layers)", "seconds an update")
+    title(ax, heading, x, "seconds an update")
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    legend(ax)
 
 
-def draw(curves: Mapping[str, list[dict[str, Any]]], path: Path, where: str) -> None:
-    """Four panels, both axes logarithmic."""
-    from rlhf_jax.report.style import COLORS, figure, legend, save, title
+def draw_lanes(ax: Any, curves: Mapping[str, list[dict[str, Any]]], where: str) -> None:
+    """Seconds of each lane over their number."""
+    from rlhf_jax.report.style import COLORS, legend, title
 
-    fig, axes = figure(2, 2)
-    size, lanes, length, batch = axes
-    draw_sizes(size, curves["size"], curves["ceiling"][0]["gflops"])
     for name, color in (("vmap", COLORS.orange), ("map", COLORS.blue)):
         if f"lanes {name}" in curves:
             label = {"vmap": "side by side (vmap)", "map": "one after the other (map)"}[name]
-            curve(lanes, curves[f"lanes {name}"], color, label, each=True)
+            curve(ax, curves[f"lanes {name}"], color, label, each=True)
     threads = ", 1 thread" if where == "cpu" else ""
-    title(
-        lanes, f"Lanes of one program (width 64{threads})", "lanes", "seconds an update of a lane"
-    )
-    curve(length, curves["length"], COLORS.blue, "one update")
-    title(length, "Length (width 128)", "tokens of a completion", "seconds an update")
-    curve(batch, curves["batch"], COLORS.blue, "one update")
-    title(batch, "Batch (width 128)", "episodes an update", "seconds an update")
+    heading = f"Lanes of one program (width 64{threads})"
+    title(ax, heading, "lanes", "seconds an update of a lane")
+    ax.set_ylim(bottom=0)
+    legend(ax)
+
+
+def draw(curves: Mapping[str, list[dict[str, Any]]], path: Path, where: str) -> None:
+    """Four panels; all axes are logarithmic but the seconds of a lane."""
+    from rlhf_jax.report.style import figure, save
+
+    fig, axes = figure(2, 2)
+    size, lanes, length, batch = axes
+    gflops = curves["ceiling"][0]["gflops"]
+    draw_updates(size, curves["size"], gflops, "Model size", "width (2, 4, 6, 8 layers)")
+    draw_lanes(lanes, curves, where)
+    tokens = "tokens of a completion, after 8 of a prompt"
+    draw_updates(length, curves["length"], gflops, "Length (width 128)", tokens)
+    draw_updates(batch, curves["batch"], gflops, "Batch (width 128)", "episodes an update")
     for ax, key in zip(axes, ("size", "lanes vmap", "length", "batch")):
         ax.set_xscale("log", base=2)
-        ax.set_yscale("log")
         ticks = [p["at"] for p in curves[key]]
         ax.set_xticks(ticks, [str(t) for t in ticks])
         ax.minorticks_off()
-        legend(ax)
     save(fig, path)
 
 
