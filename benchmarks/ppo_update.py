@@ -43,7 +43,7 @@ from rlhf_jax.io.run_dir import write_json
 from rlhf_jax.machine import blocks
 
 TRL = ROOT / "benchmarks" / "peers" / "trl_ppo_worker.py"
-REPEATS = {"64": 9, "128": 7, "256": 5, "512": 3}
+REPEATS = {"64": 31, "128": 9, "256": 5, "512": 3}
 LANES = 8
 
 
