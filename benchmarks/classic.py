@@ -16,7 +16,6 @@ docs/classic.md.
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,6 +36,7 @@ from benchmarks.turns import (
 )
 from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import write_json
+from rlhf_jax.machine import processor
 
 PINS = ROOT / "benchmarks" / "peers" / "rejax.txt"
 CPU = {"JAX_PLATFORMS": "cpu"}
@@ -131,7 +131,7 @@ def main() -> None:
         rows.append(compare(row, given.repeats))
         print(" | ".join(line(rows[-1])), flush=True)
     facts = {
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor(),
         "python": sys.version.split()[0],
     }
     write_json(RESULTS, {"settings": SETTINGS, "rows": rows} | facts)

@@ -107,7 +107,14 @@ def measure(work: Work, settings: Settings, repeats: int, python: str | None) ->
 
 
 def line(found: dict[str, Any], size: str) -> list[str]:
-    """A row of the table."""
+    """A row of the table.
+
+    >>> facts = {"ceiling_gflops": 100.0, "compile_seconds": 2.0}
+    >>> found = {"tokens_per_second": {"ours": 2e4, "generate": 1e4}, "facts": {"ours": facts}}
+    >>> found |= {"work": {"width": 128, "layers": 4, "vocab": 256}}
+    >>> line(found | {"ratio": {"median": 2.0, "least": 1.5, "most": 2.5}}, "128")[1:]
+    ['20,000', '-', '10,000', '2.00 (1.50 to 2.50)', '3', '56 (56 %)', '3.6', '2.0']
+    """
     speed, it = found["tokens_per_second"], found.get("ratio")
     rate = lambda name: f"{speed[name]:,.0f}" if name in speed else "-"
     spread = f"{it['median']:.2f} ({it['least']:.2f} to {it['most']:.2f})" if it else "-"
@@ -126,7 +133,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=["64", "128", "256"])
-    parser.add_argument("--repeats", type=positive, default=9)
+    parser.add_argument("--repeats", type=positive, default=31)
     add_options(parser)
     args = parser.parse_args()
     settings = settings_of(args)

@@ -62,6 +62,7 @@ def main() -> None:
     runtime.setup(run)
     kind = runtime.connect(run)
     from benchmarks.ceiling import matmul_gflops
+    from rlhf_jax.io.run_dir import run_facts
     from rlhf_jax.sweep.workers import peak_memory
 
     made = sampler(Work(**given["work"]), run, given["dtype"], Path(given["folder"]))
@@ -75,6 +76,7 @@ def main() -> None:
                     "device_kind": kind,
                     "peak_memory_bytes": peak_memory(),
                     "ceiling_gflops": matmul_gflops(given["dtype"]),
+                    "run": run_facts(),
                 }
                 print(json.dumps(facts), flush=True)
             case "logits":

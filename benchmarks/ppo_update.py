@@ -1,14 +1,14 @@
 """Seconds of one whole PPO update beside TRL 1.9.2's own PPOTrainer, same shapes, in one run.
 
     benchmarks/peers/setup.sh trl_ppo                       # once
-    python -m benchmarks.ppo_update                         # all four sizes, about 40 minutes
+    python -m benchmarks.ppo_update                         # all four sizes, about 45 minutes
     python -m benchmarks.ppo_update --sizes 64 128          # two of them; the others stay
 
 An update is rollout, scoring and learning: 64 episodes of 8 + 24 tokens, 4 epochs of 4 minibatches,
 and value, reward and reference models of the policy's size. Four sides take turns: TRL (all cores);
 our run as it is by default; our run on one thread; and 8 lanes of a sweep, 4 in each of two worker
 processes with one thread each, whose time is divided by 8. A ratio is the median over neighbouring
-turns. Writes benchmarks/results/ppo_update.json and two tables in benchmarks/README.md.
+turns. Writes benchmarks/results/ppo_update.json and three tables in benchmarks/README.md.
 """
 
 from __future__ import annotations

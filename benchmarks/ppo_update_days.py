@@ -3,12 +3,14 @@
 python -m benchmarks.ppo_update --out benchmarks/results/ppo_update_earlier.json   # one day
 python -m benchmarks.ppo_update                                                    # another
 python -m benchmarks.ppo_update_days
+python -m benchmarks.ppo_update_days ONE.json OTHER.json       # of others; prints only
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,21 @@ from benchmarks.markdown import put_table, table
 from benchmarks.ppo_update_table import PAGE, SIDES, seconds
 from benchmarks.ppo_update_work import Work
 from benchmarks.turns import RESULTS
+from rlhf_jax.config import UserError
 
-HEAD = ["size", "of", "ratio, earlier", "now", "apart", "seconds of TRL", "of ours"]
+USUAL = [RESULTS / "ppo_update_earlier.json", RESULTS / "ppo_update.json"]
+AGREE = 0.15  # asked of the ratios of two days before any was measured
+HEAD = ["size", "of", "ratio, earlier", "now", "apart", "seconds of TRL", "of ours", "measured"]
+
+
+def when(found: Mapping[str, Any]) -> str:
+    """The hour (UTC) at which a size was measured, where its record has it.
+
+    >>> when({"facts": {"ours": {"run": {"recorded": "2030-01-02T03:04:05+00:00"}}}})
+    '2030-01-02 03:04'
+    """
+    told = found["facts"]["ours"].get("run", {}).get("recorded", "not recorded")
+    return told[:16].replace("T", " ")
 
 
 def lines(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[list[str]]:
@@ -28,9 +43,10 @@ def lines(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[list[str]]
     ...     "work": {"width": 64, "layers": 2, "vocab": 64},
     ...     "seconds": {"trl": [trl], "ours": [0.2], "sweep": [0.1]},
     ...     "ratio": {"ours": {"median": ratio}, "sweep": {"median": 2 * ratio}},
+    ...     "facts": {"ours": {}},
     ... }
-    >>> lines({"64": row(0.8, 4.0), "128": {}}, {"64": row(1.0, 5.0)})[0][1:]
-    ['one run', '4.00', '5.00', '25 %', '0.8, 1', '0.2, 0.2']
+    >>> lines({"64": row(0.8, 4.0), "128": {}}, {"64": row(1.0, 5.0)})[0][1:7]
+    ['one run', '4.00', '5.00', '25 % (missed)', '0.8, 1', '0.2, 0.2']
     """
     found = []
     for size in (size for size in now if size in earlier):
@@ -38,10 +54,24 @@ def lines(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[list[str]]
         both = lambda side, days=days: ", ".join(seconds(day, side) for day in days)
         for side, name in SIDES.items():
             a, b = (day["ratio"][side]["median"] for day in days)
-            apart = f"{100 * (max(a, b) / min(a, b) - 1):.0f} %"
+            gap = max(a, b) / min(a, b) - 1
+            apart = f"{100 * gap:.0f} %" + (" (missed)" if gap > AGREE else "")
             cells = [name, f"{a:.2f}", f"{b:.2f}", apart, both("trl"), both(side)]
-            found.append([Work(**days[1]["work"]).name, *cells])
+            measured = ", ".join(when(day) for day in days)
+            found.append([Work(**days[1]["work"]).name, *cells, measured])
     return found
+
+
+def sizes_of(path: Path) -> dict[str, Any]:
+    """The sizes of a record, those beside TRL.
+
+    Raises:
+      UserError: there is none.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist: `python -m benchmarks.ppo_update --out {path}`")
+    rows = json.loads(path.read_text())["sizes"]
+    return {size: row for size, row in rows.items() if "ratio" in row}
 
 
 def main() -> None:
@@ -49,14 +79,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--earlier", type=Path, default=RESULTS / "ppo_update_earlier.json")
-    parser.add_argument("--now", type=Path, default=RESULTS / "ppo_update.json")
+    parser.add_argument("records", nargs="*", type=Path, help="two files; default: the usual ones")
     args = parser.parse_args()
-    earlier, now = (json.loads(path.read_text())["sizes"] for path in (args.earlier, args.now))
+    if args.records and len(args.records) != 2:
+        raise UserError(f"two records are compared, not {len(args.records)}")
+    earlier, now = map(sizes_of, args.records or USUAL)
     rows = lines(earlier, now)
     print(table(HEAD, rows))
-    put_table(PAGE, "ppo_update days", HEAD, rows)
+    if not args.records:
+        put_table(PAGE, "ppo_update days", HEAD, rows)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -26,6 +26,7 @@ HEAD = [
 ]
 HEAD_MACHINE = [
     "size",
+    "turns",
     "GFLOP an update",
     "GFLOP/s: ours (of the ceiling)",
     "sweep",
@@ -90,6 +91,7 @@ def machine(found: Mapping[str, Any]) -> list[str]:
     facts, sweep = found["facts"], found["sweep_facts"]
     return [
         Work(**found["work"]).name,
+        str(len(found["seconds"]["ours"])),
         f"{found['gflop']:.0f}",
         rate("ours"),
         rate("sweep"),

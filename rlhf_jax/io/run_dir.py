@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -154,7 +155,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def run_facts() -> dict[str, Any]:
-    """Versions, device and commit of this process, for `summary.json`."""
+    """Versions, device, commit and the time (UTC) of this process, for `summary.json`."""
     import jax
 
     device = jax.devices()[0]
@@ -167,6 +168,7 @@ def run_facts() -> dict[str, Any]:
         "system": platform.platform(),
         "processor": processor(),
         "git_commit": git_commit(),
+        "recorded": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 

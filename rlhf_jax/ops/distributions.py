@@ -49,12 +49,14 @@ def sample(key: Key, logits: Array) -> Array:
     """Draws a token at each position: the first whose `F_v = sum_{w <= v} p_w` exceeds `u`.
 
     One uniform `u` in [0, 1) a position (inversion: Devroye 1986, section III.2), where the Gumbel
-    trick of `jax.random.categorical` takes one a token, and several times as long on a CPU. A token
-    whose weight is 0 beside that of the likeliest (some 104 nats below) is never drawn.
+    trick of `jax.random.categorical` takes one a token, and several times as long on a CPU. In
+    float32 `u` has steps of 2^-23: probabilities are off by up to about that (1.2e-7), so that what
+    is rarer may be drawn too often or never. What has weight 0 beside the likeliest never is.
 
     Args:
         key: a random key.
-        logits: float [..., V]; entries may be -inf as long as one is finite.
+        logits: float [..., V]; entries may be -inf as long as one is finite. Computed in float32 at
+            least.
 
     Returns:
         int32 [...], in [0, V).
@@ -67,11 +69,13 @@ def sample(key: Key, logits: Array) -> Array:
     [1, 2]
     """
     chex.assert_type(logits, float)
-    weights = jnp.exp(_shift(logits))
+    wide = logits if logits.dtype.itemsize >= 4 else logits.astype(jnp.float32)
+    weights = jnp.exp(_shift(wide))
     sums, possible = jnp.cumsum(weights, axis=-1), weights > 0
     # Sums in parallel may fall by a rounding: what follows the last possible token has no say.
     total = jnp.max(jnp.where(possible, sums, 0), axis=-1, keepdims=True)
-    reached = jax.random.uniform(key, total.shape) * total < sums  # u * total < total: u is below 1
+    u = jax.random.uniform(key, total.shape, total.dtype)
+    reached = u * total < sums  # u * total < total, as u is below 1
     ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
     return jnp.min(jnp.where(reached & possible, ids, ids[-1]), axis=-1)
 

@@ -24,7 +24,7 @@ class Said:
     log_prob: Array  # [B], 0 where masked
 
 
-def draw(logits: Array, key: Key, sampling: SamplingConfig, special: SpecialTokens):
+def draw(logits: Array, key: Key, sampling: SamplingConfig, special: SpecialTokens) -> Array:
     """Draws next tokens [B] from temperature-scaled `logits` [B, V] under the filters."""
     allowed = logits
     for token in (special.pad, special.bos):

@@ -60,7 +60,7 @@ def test_run_facts_are_plain_and_complete():
     assert json.loads(json.dumps(facts)) == facts
     assert {"rlhf_jax", "jax", "flax", "optax", "python"} <= facts["versions"].keys()
     assert facts["cores"] >= 1 and facts["platform"] and facts["device_kind"]
-    assert facts["processor"]
+    assert facts["processor"] and facts["recorded"].endswith("+00:00")
 
 
 def test_git_commit(tmp_path):

@@ -91,12 +91,13 @@ def test_shapes_and_dtypes_are_checked():
         entropy(jnp.array([1, 2]))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("size", [5, 300])
-def test_draws_follow_the_probabilities(size):
+def test_draws_follow_the_probabilities(size, dtype):
     count = 200_000
-    logits = jnp.asarray(np.random.default_rng(size).normal(size=size), jnp.float32)
+    logits = jnp.asarray(np.random.default_rng(size).normal(size=size), dtype)
     draws = jax.jit(sample)(jax.random.key(1), jnp.broadcast_to(logits, (count, size)))
-    expected = count * np.asarray(jax.nn.softmax(logits), np.float64)
+    expected = count * np.asarray(jax.nn.softmax(logits.astype(jnp.float32)), np.float64)
     found = np.bincount(draws, minlength=size)
     assert draws.dtype == jnp.int32 and found.size == size
     chi_square = ((found - expected) ** 2 / expected).sum()

@@ -98,6 +98,14 @@ def test_min_length_keeps_eos_away_and_max_length_cuts(sample, many):
     assert (tokens[:, :4] != EOS).all() and (tokens[:, 4] == EOS).any()
 
 
+def test_a_completion_of_one_token_is_the_start_of_a_longer_one(sample, many):
+    one, more = sample(many, max_length=1), sample(many, max_length=3)
+    assert one.completion_tokens.shape == (len(many.tokens), 1)
+    assert np.asarray(one.completion_mask).all()
+    np.testing.assert_array_equal(one.completion_tokens, more.completion_tokens[:, :1])
+    np.testing.assert_allclose(one.behavior_log_probs, more.behavior_log_probs[:, :1], atol=1e-5)
+
+
 def test_top_k_1_is_greedy_whatever_the_key(
     sample, tiny_prompts, tiny_config, tiny_model, tiny_frozen
 ):
