@@ -29,7 +29,8 @@ from typing import Any
 
 from benchmarks.ceiling import matmul_gflops, peak_gflops
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
-from benchmarks.turns import CORES, RESULTS, ROOT, TRL_PINS, Worker, peer_python, positive, ratios
+from benchmarks.records import RESULTS, ROOT
+from benchmarks.turns import CORES, TRL_PINS, Worker, peer_python, positive, ratios
 from rlhf_jax import runtime
 from rlhf_jax.config import RunConfig, UserError
 from rlhf_jax.io.run_dir import run_facts, write_json

@@ -11,6 +11,7 @@ TensorFlow style moves as far as published. Writes benchmarks/results/adam_epsil
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import itertools
 import json
@@ -22,6 +23,7 @@ import hydra
 import numpy as np
 from omegaconf import OmegaConf
 
+from benchmarks.records import RESULTS
 from experiments._schemas import register_schemas
 from rlhf_jax import runtime
 from rlhf_jax.config import RLHFConfig, split_dynamic
@@ -39,7 +41,7 @@ SEEDS = 4
 # Written before the first run: optax moves further in every number and seed, and the ratio of the
 # two approximate KLs is within a factor of 3 of the published one.
 FACTOR = 3.0
-RESULTS = Path(__file__).parent / "results" / "adam_epsilon.json"
+RECORD = RESULTS / "adam_epsilon.json"
 
 
 def settings() -> RLHFConfig:
@@ -92,6 +94,10 @@ def nearest_rate(found: dict[str, np.ndarray], epsilon: int) -> int:
 
 
 def main() -> None:
+    """Runs the first updates, prints the comparison and writes the record."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    ).parse_args()
     config = settings()
     runtime.setup(config.run)
     runtime.connect(config.run)
@@ -117,7 +123,7 @@ def main() -> None:
     record = {"epsilons": EPSILONS, "rates": RATES, "chosen": [RATES[at] for at in rates]}
     record |= {"sign": bool(sign), "size": bool(size), "gaps": gaps, "published": PUBLISHED}
     record["measured"] = {k: v.tolist() for k, v in found.items()}
-    RESULTS.write_text(json.dumps(record, indent=2) + "\n")
+    RECORD.write_text(json.dumps(record, indent=2) + "\n")
     sys.exit(not (sign and size))
 
 

@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from benchmarks.records import RESULTS, ROOT
 from rlhf_jax.machine import cores
 from rlhf_jax.report.names import algorithm
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "algorithms.json"
+RECORD = RESULTS / "algorithms.json"
 NAMES = sorted(p.stem for p in (ROOT / "configs" / "algo").glob("*.yaml"))
 NUMBERS = ("gold_before", "gold_after", "score_after", "kl_after", "seconds")
 UPDATES = 40
@@ -116,14 +116,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks") / now)
     args = parser.parse_intermixed_args()
     rows = run_all(args.names, args.seeds, args.folder, args.workers)
-    if RESULTS.exists() and not args.dry:  # what is not run again stays in the table
-        stored = json.loads(RESULTS.read_text())["rows"]
+    if RECORD.exists() and not args.dry:  # what is not run again stays in the table
+        stored = json.loads(RECORD.read_text())["rows"]
         rows += [row for row in stored if row["algo"] not in args.names]
     table = summarize(rows)
     print(markdown(table))
     if not args.dry:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"rows": rows, "table": table}, indent=2) + "\n")
+        RECORD.parent.mkdir(exist_ok=True)
+        RECORD.write_text(json.dumps({"rows": rows, "table": table}, indent=2) + "\n")
         write_pages(markdown(table), args.seeds)
     failed = [row for row in rows if "error" in row]
     unsure = [line["algo"] for line in table if line["low"] <= 0]

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import markdown as tables
-from benchmarks.turns import ROOT
+from benchmarks.records import ROOT, as_command
 from rlhf_jax.config import UserError
 from rlhf_jax.report.card import load_card, markdown, table
 
@@ -120,7 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    as_command(main)

@@ -18,29 +18,28 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.classic_runs import halves
 from benchmarks.markdown import put_table
+from benchmarks.records import RESULTS, ROOT, as_command
 from benchmarks.turns import (
     CORES,
     ONE_THREAD,
-    ROOT,
     Worker,
     peer_python,
     positive,
     ratios,
+    spread,
     together,
 )
-from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import write_json
 from rlhf_jax.machine import processor
 
 PINS = ROOT / "benchmarks" / "peers" / "rejax.txt"
 CPU = {"JAX_PLATFORMS": "cpu"}
-RESULTS = Path(__file__).parent / "results" / "classic.json"
+RECORD = RESULTS / "classic.json"
 SETTINGS: dict[str, Any] = {
     "env": "CartPole-v1",
     "total_steps": 131072,
@@ -107,9 +106,8 @@ def compare(row: Row, repeats: int) -> dict[str, Any]:
 def line(found: dict[str, Any]) -> list[str]:
     """A row of the table."""
     speed = lambda name: f"{median(found[name]) / 1000:.0f}"
-    ratio = found["ratio"]
-    spread = f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
-    return [str(found["seeds"]), str(found["cores"]), speed("ours"), speed("rejax"), spread]
+    rates = speed("ours"), speed("rejax")
+    return [str(found["seeds"]), str(found["cores"]), *rates, spread(found["ratio"])]
 
 
 HEAD = [
@@ -134,12 +132,9 @@ def main() -> None:
         "machine": processor(),
         "python": sys.version.split()[0],
     }
-    write_json(RESULTS, {"settings": SETTINGS, "rows": rows} | facts)
+    write_json(RECORD, {"settings": SETTINGS, "rows": rows} | facts)
     put_table(ROOT / "docs" / "classic.md", "speed", HEAD, [line(row) for row in rows])
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    as_command(main)

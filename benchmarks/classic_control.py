@@ -13,22 +13,21 @@ Source: the table of CleanRL's ppo.py (docs/rl-algorithms/ppo.md), mean of the l
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.classic_runs import joined, submit, workers
 from benchmarks.markdown import put_table
+from benchmarks.records import RESULTS, ROOT, stored_in
 from rlhf_jax.io.run_dir import write_json
 from rlhf_jax.machine import cores
 from rlhf_jax.report.stats import estimate
 
 SEEDS = 32
-RESULTS = Path(__file__).parent / "results" / "classic_control.json"
-PAGE = Path(__file__).parents[1] / "docs" / "classic.md"
+RECORD = RESULTS / "classic_control.json"
+PAGE = ROOT / "docs" / "classic.md"
 # Published mean, and how far the interval of our IQM may reach from it. Fixed before any run.
 PUBLISHED = {"CartPole-v1": (490.0, 12.0), "Acrobot-v1": (-86.0, 5.0), "MountainCar-v0": (-200, 0)}
 
@@ -96,7 +95,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--workers", type=int, default=cores())
     given = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"environments": {}}
+    results = stored_in(RECORD) or {"environments": {}}
     found, start = results["environments"], time.monotonic()
     with workers(given.workers) as pool:
         run = lambda name: submit(
@@ -105,11 +104,11 @@ def main() -> None:
         for name, jobs in {name: run(name) for name in given.only}.items():
             found[name] = result(name, [job.result() for job in jobs])
             print(" | ".join(line(name, found[name])), flush=True)
-            write_json(RESULTS, results)
+            write_json(RECORD, results)
     spent = time.monotonic() - start
     print(f"{spent:.0f} s in all, {given.workers} workers")
     if set(given.only) == set(PUBLISHED):
-        write_json(RESULTS, results | {"seconds": spent, "workers": given.workers})
+        write_json(RECORD, results | {"seconds": spent, "workers": given.workers})
     rows = [line(name, found[name]) for name in PUBLISHED if name in found]
     put_table(PAGE, "classic_control", HEAD, rows)
 

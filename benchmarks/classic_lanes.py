@@ -14,12 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from statistics import median
 
+from benchmarks.records import RESULTS
 from rlhf_jax.io.run_dir import write_json
 
-RESULTS = Path(__file__).parent / "results" / "classic_lanes.json"
+RECORD = RESULTS / "classic_lanes.json"
 RUN = ["env=cartpole", "seeds=16", "ppo.total_steps=65536", "run.progress=false"]
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     print(
         f"{len(done)} of {given.runs} done; median {median(done):.1f} s, longest {max(done):.1f} s"
     )
-    write_json(RESULTS, {"arguments": RUN, "limit": given.limit, "seconds": seconds})
+    write_json(RECORD, {"arguments": RUN, "limit": given.limit, "seconds": seconds})
     sys.exit(len(done) < given.runs)
 
 

@@ -27,23 +27,23 @@ import numpy as np
 from benchmarks.markdown import put_table
 from benchmarks.ppo_update_table import merged
 from benchmarks.ppo_update_work import SIZES, Work, rollout_flops
+from benchmarks.records import PAGE, ROOT, as_command
 from benchmarks.settings import Settings, add_options, results_of, settings_of
 from benchmarks.turns import (
     CORES,
     ONE_THREAD,
-    ROOT,
     TRL_PINS,
     Worker,
     others,
     peer_python,
     positive,
     ratios,
+    spread,
 )
 from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import write_json
 
 PEER = ROOT / "benchmarks" / "peers" / "transformers_worker.py"
-PAGE = ROOT / "benchmarks" / "README.md"
 TARGETS = {"128": "3"}
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}  # of logits, whose spread is about 1
 HEAD = [
@@ -115,14 +115,14 @@ def line(found: dict[str, Any], size: str) -> list[str]:
     >>> line(found | {"ratio": {"median": 2.0, "least": 1.5, "most": 2.5}}, "128")[1:]
     ['20,000', '-', '10,000', '2.00 (1.50 to 2.50)', '3', '56 (56 %)', '3.6', '2.0']
     """
-    speed, it = found["tokens_per_second"], found.get("ratio")
+    speed = found["tokens_per_second"]
     rate = lambda name: f"{speed[name]:,.0f}" if name in speed else "-"
-    spread = f"{it['median']:.2f} ({it['least']:.2f} to {it['most']:.2f})" if it else "-"
     work, ours = Work(**found["work"]), found["facts"]["ours"]
     reached = rollout_flops(work) * speed["ours"] / (work.episodes * work.length) / 1e9
     share = reached / ours["ceiling_gflops"]
     best = f"{speed['ours'] / speed['generate'] / share:.1f}" if "generate" in speed else "-"
-    cells = [work.name, rate("ours"), rate("one_thread"), rate("generate"), spread]
+    cells = [work.name, rate("ours"), rate("one_thread"), rate("generate")]
+    cells += [spread(found["ratio"]) if "ratio" in found else "-"]
     cells += [TARGETS.get(size, ""), f"{reached:.0f} ({100 * share:.0f} %)", best]
     return [*cells, f"{ours['compile_seconds']:.1f}"]
 
@@ -150,7 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    as_command(main)

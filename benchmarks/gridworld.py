@@ -12,22 +12,21 @@ benchmarks/results/gridworld.json and the table of docs/classic.md.
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.classic_runs import joined, submit, workers
 from benchmarks.markdown import put_table
+from benchmarks.records import RESULTS, ROOT, stored_in
 from rlhf_jax.envs.layout import load_layout, shipped
 from rlhf_jax.io.run_dir import write_json
 from rlhf_jax.machine import cores
 
 SEEDS, FIRST = 16, 1000
 BOUND = 0.01  # of the regret, as a share of V*
-RESULTS = Path(__file__).parent / "results" / "gridworld.json"
-PAGE = Path(__file__).parents[1] / "docs" / "classic.md"
+RECORD = RESULTS / "gridworld.json"
+PAGE = ROOT / "docs" / "classic.md"
 
 
 def verdict(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -78,7 +77,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=cores())
     given = parser.parse_args()
     names = [given.only] if given.only else shipped()
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found = stored_in(RECORD)
     with workers(given.workers) as pool:
         each = {
             name: submit(pool, [f"env.layout={name}"], given.seeds, given.workers, FIRST)
@@ -87,7 +86,7 @@ def main() -> None:
         for name, jobs in each.items():
             found[name] = verdict([job.result() for job in jobs])
             print(" | ".join(line(name, found[name])), flush=True)
-            write_json(RESULTS, found)
+            write_json(RECORD, found)
     rows = [line(name, found[name]) for name in shipped() if name in found]
     put_table(PAGE, "gridworld", HEAD, rows)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import re
 import tempfile
 from collections import Counter
@@ -23,12 +22,11 @@ from typing import Any
 
 from benchmarks.markdown import put_table
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
-from benchmarks.turns import RESULTS
+from benchmarks.records import PAGE, RESULTS, stored_in
 from rlhf_jax import runtime
 from rlhf_jax.config import RunConfig
 from rlhf_jax.io.run_dir import run_facts, write_json
 
-PAGE = Path(__file__).parent / "README.md"
 HEAD = [
     "size",
     "an update on one thread, s",
@@ -138,7 +136,7 @@ def main() -> None:
     runtime.setup(run)
     runtime.connect(run)
     path = RESULTS / "operations.json"
-    rows = json.loads(path.read_text()) if path.exists() else {}
+    rows = stored_in(path)
     for size in args.sizes:
         rows[size] = measure(SIZES[size], run)
         print(" | ".join(line(rows[size])), flush=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.turns import RESULTS
+from benchmarks.records import RESULTS
 from rlhf_jax.io.run_dir import write_json
 from rlhf_jax.report.load import load_metrics
 

@@ -25,11 +25,11 @@ from typing import Any
 
 from benchmarks import ppo_update_table
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
+from benchmarks.records import ROOT, as_command
 from benchmarks.settings import Settings, add_options, results_of, settings_of
 from benchmarks.turns import (
     CORES,
     ONE_THREAD,
-    ROOT,
     TRL_PINS,
     Worker,
     others,
@@ -38,7 +38,6 @@ from benchmarks.turns import (
     ratios,
     together,
 )
-from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import write_json
 from rlhf_jax.machine import blocks
 
@@ -157,7 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    as_command(main)

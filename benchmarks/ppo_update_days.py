@@ -9,16 +9,14 @@ python -m benchmarks.ppo_update_days ONE.json OTHER.json       # of others; prin
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import put_table, table
-from benchmarks.ppo_update_table import PAGE, SIDES, seconds
+from benchmarks.ppo_update_table import SIDES, seconds
 from benchmarks.ppo_update_work import Work
-from benchmarks.turns import RESULTS
+from benchmarks.records import PAGE, RESULTS, as_command, read_record
 from rlhf_jax.config import UserError
 
 USUAL = [RESULTS / "ppo_update_earlier.json", RESULTS / "ppo_update.json"]
@@ -63,14 +61,8 @@ def lines(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[list[str]]
 
 
 def sizes_of(path: Path) -> dict[str, Any]:
-    """The sizes of a record, those beside TRL.
-
-    Raises:
-      UserError: there is none.
-    """
-    if not path.exists():
-        raise UserError(f"{path} does not exist: `python -m benchmarks.ppo_update --out {path}`")
-    rows = json.loads(path.read_text())["sizes"]
+    """The sizes of a record, those beside TRL."""
+    rows = read_record(path)["sizes"]
     return {size: row for size, row in rows.items() if "ratio" in row}
 
 
@@ -91,7 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    as_command(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -10,8 +9,9 @@ from typing import Any
 
 from benchmarks.markdown import put_table
 from benchmarks.ppo_update_work import SIZES, Work
+from benchmarks.records import PAGE, stored_in
+from benchmarks.turns import spread
 
-PAGE = Path(__file__).parent / "README.md"
 TARGETS = {"64": (6, 12), "128": (3, 5), "256": (2, 3), "512": (1.5, 2)}  # one run, in a sweep
 SIDES = {"ours": "one run", "sweep": "a run in a sweep of 8 lanes"}
 HEAD = [
@@ -49,7 +49,7 @@ def merged(
 
     What was measured with other settings is dropped.
     """
-    stored = json.loads(path.read_text()) if path.exists() else {}
+    stored = stored_in(path)
     rows = stored["sizes"] if stored.get("settings") == settings else {}
     rows |= {size: found}
     return {k: rows[k] for k in SIZES if k in rows}
@@ -67,10 +67,7 @@ def seconds(found: Mapping[str, Any], side: str) -> str:
 
 def ratio(found: Mapping[str, Any], side: str) -> str:
     """How many times longer TRL takes."""
-    if "ratio" not in found:
-        return "-"
-    it = found["ratio"][side]
-    return f"{it['median']:.2f} ({it['least']:.2f} to {it['most']:.2f})"
+    return spread(found["ratio"][side]) if "ratio" in found else "-"
 
 
 def line(found: Mapping[str, Any], size: str | None = None) -> list[str]:

@@ -16,18 +16,17 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.markdown import put_table
 from benchmarks.ppo_update_work import SIZES, Work
+from benchmarks.records import PAGE, RESULTS, stored_in
 from rlhf_jax import runtime
 from rlhf_jax.config import RunConfig
 from rlhf_jax.io.run_dir import run_facts, write_json
 
-RESULTS = Path(__file__).parent / "results" / "profile.json"
-PAGE = Path(__file__).parent / "README.md"
+RECORD = RESULTS / "profile.json"
 GROUPS = {
     "rollout": ("rollout: prompts", "rollout: tokens"),
     "scoring": ("reward model", "reference", "values", "advantages, metrics"),
@@ -128,7 +127,7 @@ def main() -> None:
     run = RunConfig(device=args.device, threads=args.threads)
     runtime.setup(run)
     runtime.connect(run)
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    stored = stored_in(RECORD)
     for size in args.sizes:
         found = profile(SIZES[size], run, args.dtype)
         print(json.dumps({"size": size} | {k: round(v, 5) for k, v in found.items()}), flush=True)
@@ -136,7 +135,7 @@ def main() -> None:
         ordered = {k: of_label[k] for k in SIZES if k in of_label}
         stored[args.label] = {"sizes": ordered, "facts": run_facts(), "dtype": args.dtype}
         if not args.dry:
-            write_json(RESULTS, stored)
+            write_json(RECORD, stored)
             put_table(PAGE, f"profile {args.label}", *table(ordered))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from benchmarks.records import RESULTS
 from benchmarks.sweep import SWEEPS
 from rlhf_jax.io.run_dir import run_facts, write_json
 from rlhf_jax.report import style
@@ -43,7 +44,7 @@ EXACT = [
 METRICS = ("after/gold/score", "exact/gap_share")
 NAMES = (("reviews", "gold reward (points)"), ("token_tree", "share of the gap left"))
 PICTURE = Path(__file__).parents[1] / "docs" / "ablation.png"
-RESULTS = Path(__file__).parent / "results" / "question.json"
+RECORD = RESULTS / "question.json"
 
 
 def run(overrides: list[str], folder: Path) -> Path:
@@ -140,7 +141,7 @@ def main() -> None:
             "interactions": mixed,
         }
         print(task, *told, *clips, *mixed, sep="\n- ")
-    write_json(RESULTS, {"facts": run_facts(), **found})
+    write_json(RECORD, {"facts": run_facts(), **found})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,8 +18,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
+from benchmarks.records import ROOT, as_command, stored_in
 from benchmarks.settings import Settings, add_options, results_of, settings_of
-from benchmarks.turns import CORES, ONE_THREAD, ROOT, Worker, others, positive
+from benchmarks.turns import CORES, ONE_THREAD, Worker, others, positive
 from rlhf_jax.config import UserError
 from rlhf_jax.io.run_dir import write_json
 
@@ -155,7 +155,7 @@ def main() -> None:
     settings = settings_of(args)
     usual = args.out is None and settings == Settings()
     out = results_of(args, "scaling", usual=usual)
-    stored: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    stored: dict[str, Any] = stored_in(out)
     fresh: dict[str, list[dict[str, Any]]] = {}
     if not args.draw:
         now = {"settings": dataclasses.asdict(settings), "cores": CORES}
@@ -184,7 +184,4 @@ def ceiling(settings: Settings) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    as_command(main)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ppo_update_work import Work
-from benchmarks.turns import RESULTS
+from benchmarks.records import RESULTS
 
 MATMULS = ("float32", "tensorfloat32", "bfloat16")
 

@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import RESULTS
 from rlhf_jax.io.run_dir import run_facts, write_json
 
 SWEEPS = {
@@ -34,7 +35,6 @@ SWEEPS = {
         "seed=range(8)",
     ],
 }
-RESULTS = Path(__file__).parent / "results"
 
 
 def run(overrides: list[str], folder: Path, cache: Path) -> float:

@@ -7,17 +7,14 @@ The targets were set before any was measured.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from benchmarks.markdown import put_table, table
-from benchmarks.ppo_update_table import PAGE, SIDES
+from benchmarks.ppo_update_table import SIDES
 from benchmarks.ppo_update_table import TARGETS as UPDATES
 from benchmarks.ppo_update_work import SIZES
-from benchmarks.turns import RESULTS
-from rlhf_jax.config import UserError
+from benchmarks.records import PAGE, RESULTS, as_command, read_record
 
 HEAD = ["what", "target", "measured", "", "command"]
 
@@ -49,16 +46,9 @@ class Row(NamedTuple):
         return [self.what, bound, measured, verdict, f"`python -m {self.command}`"]
 
 
-def record(name: str) -> Any:
-    """What a benchmark has written.
-
-    Raises:
-      UserError: it has not.
-    """
-    path = RESULTS / f"{name}.json"
-    if not path.exists():
-        raise UserError(f"{path} does not exist: run its benchmark first")
-    return json.loads(path.read_text())
+def record(name: str) -> dict[str, Any]:
+    """What a benchmark has written."""
+    return read_record(RESULTS / f"{name}.json")
 
 
 def updates() -> Iterator[Row]:
@@ -103,7 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    as_command(main)

@@ -19,11 +19,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.records import ROOT
 from rlhf_jax.config import UserError
 from rlhf_jax.machine import cores
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 TRL_PINS = ROOT / "tests" / "parity" / "peers" / "trl_ppo.txt"
 ONE_THREAD = {"NPROC": "1", "OMP_NUM_THREADS": "1"}
 NOT_OURS = ("XLA_FLAGS", "PYTHONPATH", "NPROC", "OMP_NUM_THREADS", "JAX_PLATFORMS")
@@ -178,6 +177,15 @@ def ratios(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
     """
     found = [a / b for a, b in zip(theirs, ours)]
     return {"median": median(found), "least": min(found), "most": max(found)}
+
+
+def spread(ratio: Mapping[str, float]) -> str:
+    """What `ratios` found, as a table has it.
+
+    >>> spread({"median": 3.0, "least": 2.0, "most": 4.0})
+    '3.00 (2.00 to 4.00)'
+    """
+    return f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
 
 
 def peer_python(pins: Path) -> str:

@@ -55,8 +55,8 @@ def generate(
         params, prompts.tokens, prompts.mask, cache=cache, window=(width - 1, width)
     )
 
-    def say(logits: Array, alive: Array, t: Array | int) -> Said:
-        open_end = forbid(logits[:, 0], special.eos, jnp.asarray(t < sampling.min_length))
+    def say(logits: Array, alive: Array, t: Array) -> Said:
+        open_end = forbid(logits[:, 0], special.eos, t < sampling.min_length)
         scaled = open_end / sampling.temperature
         token = draw(scaled, jax.random.fold_in(key, t), sampling, special)
         token = jnp.where(alive, token, special.pad)
@@ -70,7 +70,7 @@ def generate(
         said = say(output.logits, alive, t)
         return (said, output.cache), said
 
-    first = say(prefill.logits, jnp.ones((batch,), bool), 0)
+    first = say(prefill.logits, jnp.ones((batch,), bool), jnp.int32(0))
     steps = jnp.arange(1, sampling.max_length, dtype=jnp.int32)
     _, rest = lax.scan(step, (first, prefill.cache), steps)
     said = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]).T, first, rest)

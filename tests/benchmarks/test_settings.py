@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.records import RESULTS
 from benchmarks.settings import results_of
-from benchmarks.turns import RESULTS
 
 
 @pytest.mark.parametrize(
