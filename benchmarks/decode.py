@@ -113,7 +113,7 @@ def line(found: dict[str, Any], size: str) -> list[str]:
     >>> found = {"tokens_per_second": {"ours": 2e4, "generate": 1e4}, "facts": {"ours": facts}}
     >>> found |= {"work": {"width": 128, "layers": 4, "vocab": 256}}
     >>> line(found | {"ratio": {"median": 2.0, "least": 1.5, "most": 2.5}}, "128")[1:]
-    ['20,000', '-', '10,000', '2.00 (1.50 to 2.50)', '3', '56 (56 %)', '3.6', '2.0']
+    ['20,000', '-', '10,000', '2.00 (1.50 to 2.50)', '3', '54 (54 %)', '3.7', '2.0']
     """
     speed = found["tokens_per_second"]
     rate = lambda name: f"{speed[name]:,.0f}" if name in speed else "-"

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.markdown import put_table
-from benchmarks.ppo_update_work import SIZES, Work
+from benchmarks.ppo_update_work import SIZES, Work, gflop
 from benchmarks.records import PAGE, stored_in
 from benchmarks.turns import spread
 
@@ -81,19 +81,22 @@ def line(found: Mapping[str, Any], size: str | None = None) -> list[str]:
 
 def machine(found: Mapping[str, Any]) -> list[str]:
     """A row of the second table."""
-    speed, ceiling = found["achieved_gflops"], found["ceiling_gflops"]["ours"]
-    rate = lambda side: f"{speed[side]:.0f} ({100 * speed[side] / ceiling:.0f} %)"
+    work, ceilings = Work(**found["work"]), found["ceiling_gflops"]
+    ceilings = {side: max(values) for side, values in ceilings.items()}
+    speed = lambda side: gflop(work) / median(found["seconds"][side])
+    share = lambda side: f"{100 * speed(side) / ceilings.get(side, ceilings['ours']):.0f} %"
+    rate = lambda side: f"{speed(side):.0f} ({share(side)})" if side in found["seconds"] else "-"
     pair = lambda facts: " / ".join(f"{fact['compile_seconds']:.1f}" for fact in facts)
     gib = lambda fact: f"{fact['peak_memory_bytes'] / 2**30:.2f}"
     facts, sweep = found["facts"], found["sweep_facts"]
     return [
-        Work(**found["work"]).name,
+        work.name,
         str(len(found["seconds"]["ours"])),
-        f"{found['gflop']:.0f}",
+        f"{gflop(work):.0f}",
         rate("ours"),
         rate("sweep"),
         rate("trl"),
-        f"{ceiling:.0f}",
+        f"{ceilings['ours']:.0f}",
         seconds(found, "one_thread"),
         pair([found["cold"], facts["ours"]]),
         pair(sweep),
@@ -107,7 +110,7 @@ def misses(rows: Mapping[str, Any]) -> list[list[str]]:
     """What stays below its target, with the seconds its arithmetic would take at the ceiling."""
     found = []
     for size, row in rows.items():
-        floor = row["gflop"] / row["ceiling_gflops"]["ours"]
+        floor = gflop(Work(**row["work"])) / max(row["ceiling_gflops"]["ours"])
         best = median(row["seconds"]["trl"]) / floor
         for (side, name), target in zip(SIDES.items(), TARGETS[size]):
             reached = row["ratio"][side]["median"]

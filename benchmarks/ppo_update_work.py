@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -53,25 +53,36 @@ SIZES = {
 }
 
 
-def forward_flops(work: Work, *, logits: int, sequences: int = 1) -> int:
-    """Floating-point operations of the matrix products of one forward pass.
+def forward_flops(work: Work, *, tokens: int, asked: int, head: bool) -> int:
+    """Floating-point operations of the matrix products of one text's forward pass.
 
-    With width D, L layers, keys of width E, feed-forward width F, T tokens, M of them with logits
-    over V:
+    With width D, L layers, keys of width E, feed-forward width F, T tokens, logits over V for the
+    last M of them:
 
-    `T L (4 D^2 + 4 D E + 6 D F) + 2 L D T (T + 1) + 2 M D V`
+    `(L - 1) (T (4 D^2 + 4 D E + 6 D F) + A(T)) + 4 T D E + M (4 D^2 + 6 D F) + A(T) - A(T - M)`
 
-    two for each multiplication; attention is counted up to each token itself, as a causal one needs
-    it. Norms, softmax and the like are left out: a few in a hundred.
+    and `2 M D V` for the head: the last layer has queries where it is asked alone. Two operations
+    for each multiplication; attention, `A(t) = 2 D t (t + 1)`, is counted up to each token itself,
+    as a causal one needs it. Norms, softmax and the like are left out: a few in a hundred.
 
-    >>> forward_flops(Work(2, 1, 5, heads=1, kv_heads=1, ff_width=3, prompt=1, length=1), logits=1)
-    180
+    Args:
+      tokens: T, that are read.
+      asked: M, the positions whose outputs are needed.
+      head: whether these are logits.
+
+    >>> work = Work(2, 1, 5, heads=1, kv_heads=1, ff_width=3)
+    >>> forward_flops(work, tokens=2, asked=2, head=True)
+    200
+    >>> forward_flops(work, tokens=2, asked=1, head=False)
+    100
     """
-    d, layers, t = work.width, work.layers, work.tokens
-    keys = work.kv_heads * work.head_width
-    linear = t * layers * (4 * d * d + 4 * d * keys + 6 * d * work.ff_width)
-    attention = 2 * layers * d * t * (t + 1)
-    return sequences * (linear + attention + 2 * logits * d * work.vocab)
+    d, t = work.width, tokens
+    keys = 4 * d * work.kv_heads * work.head_width
+    own = 4 * d * d + 6 * d * work.ff_width  # queries, what leaves attention, feed-forward
+    attention = lambda t: 2 * d * t * (t + 1)
+    below = (work.layers - 1) * (t * (keys + own) + attention(t))
+    last = t * keys + asked * own + attention(t) - attention(t - asked)
+    return below + last + 2 * asked * d * work.vocab * head
 
 
 def rollout_flops(work: Work) -> int:
@@ -79,29 +90,42 @@ def rollout_flops(work: Work) -> int:
 
     One pass of the policy over all but the last token of each: that one is only drawn.
 
-    >>> work = Work(2, 1, 5, heads=1, kv_heads=1, ff_width=3, prompt=1, length=2, episodes=1)
+    >>> work = Work(2, 1, 5, heads=1, kv_heads=1, ff_width=3, prompt=1, length=2, episodes=3)
     >>> rollout_flops(work)
-    200
+    600
     """
-    passed = replace(work, length=work.length - 1)
-    return forward_flops(passed, logits=work.length, sequences=work.episodes)
+    return work.episodes * completions(work, head=True)
+
+
+def completions(work: Work, *, head: bool) -> int:
+    """Of a pass to the positions that predict a completion's tokens: its last is not read."""
+    return forward_flops(work, tokens=work.tokens - 1, asked=work.length, head=head)
 
 
 def update_flops(work: Work) -> dict[str, int]:
     """Floating-point operations that an update needs, by part; `whole` is their sum.
 
-    Rollout: `rollout_flops`. Scoring: one pass of reference, value function and
-    reward model. Learning: of policy and value function a pass forward, and one backward that costs
-    two, for every episode in every epoch.
+    Rollout: `rollout_flops`. Scoring: one pass of reference, value function and reward model, the
+    latter up to the end of each text. Learning: of policy and value function a pass forward, and
+    one backward that costs two, for every episode in every epoch.
     """
     n = work.episodes
-    policy = forward_flops(work, logits=work.length, sequences=n)
-    trunk = forward_flops(work, logits=0, sequences=n)
-    learnt = work.epochs * (policy + trunk)
+    policy, values = (n * completions(work, head=head) for head in (True, False))
+    scores = n * forward_flops(work, tokens=work.tokens, asked=1, head=False)
+    learnt = work.epochs * (policy + values)
     parts = {
         "rollout": rollout_flops(work),
-        "scoring": policy + 2 * trunk,
+        "scoring": policy + values + scores,
         "forward": learnt,
         "backward": 2 * learnt,
     }
     return parts | {"whole": sum(parts.values())}
+
+
+def gflop(work: Work) -> float:
+    """Of a whole update.
+
+    >>> round(gflop(SIZES["64"]), 1)
+    13.6
+    """
+    return update_flops(work)["whole"] / 1e9

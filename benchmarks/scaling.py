@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.ppo_update_work import SIZES, Work, update_flops
+from benchmarks.ppo_update_work import SIZES, Work, gflop
 from benchmarks.records import ROOT, as_command, stored_in
 from benchmarks.settings import Settings, add_options, results_of, settings_of
 from benchmarks.turns import CORES, ONE_THREAD, Worker, others, positive
@@ -45,8 +45,7 @@ def seconds(
     finally:
         worker.close()
     kept = ("compile_seconds", "peak_memory_bytes", "xla_flops")
-    gflop = more.get("lanes", 1) * update_flops(work)["whole"] / 1e9
-    point = {"seconds": median(found), "all_seconds": found, "gflop": gflop}
+    point = {"seconds": median(found), "all_seconds": found}
     return point | {k: facts[k] for k in kept} | {"others": others([worker])}
 
 
@@ -94,7 +93,7 @@ def draw_updates(ax: Any, found: list[dict[str, Any]], gflops: float, heading: s
     curve(ax, found, COLORS.blue, "one update")
     ax.plot(
         [p["at"] for p in found],
-        [p["gflop"] / gflops for p in found],
+        [gflop(Work(**p["work"])) / gflops for p in found],
         color=COLORS.grey,
         linestyle="--",
         label="its arithmetic at the speed\nof one large matrix product",
