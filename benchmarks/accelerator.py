@@ -238,7 +238,12 @@ def main() -> None:
         if time.monotonic() - start > args.seconds:
             found["left_out"].append(name)
             continue
-        found["steps"].append(carried_out(name, step))
+        try:
+            found["steps"].append(carried_out(name, step))
+        except KeyboardInterrupt:  # time is up: what was found stays, what is missing is named
+            found["left_out"].append(f"{name} (interrupted)")
+            start = -float("inf")
+            continue
         found["seconds"] = time.monotonic() - start
         write_json(out, found)
         print(f"{name}: {shown(found['steps'][-1])} after {found['seconds']:.0f} s", flush=True)

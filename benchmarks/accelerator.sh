@@ -4,4 +4,4 @@
 #   benchmarks/accelerator.sh --device cpu --small  a rehearsal
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec timeout --signal=INT 475 "${PYTHON:-python3}" -m benchmarks.accelerator "$@"
+exec timeout --signal=INT --kill-after=4 470 "${PYTHON:-python3}" -m benchmarks.accelerator "$@"

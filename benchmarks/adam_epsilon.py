@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +26,7 @@ from benchmarks.records import RESULTS
 from experiments._schemas import register_schemas
 from rlhf_jax import runtime
 from rlhf_jax.config import RLHFConfig, split_dynamic
+from rlhf_jax.io.run_dir import run_facts, write_json
 
 # tensorflow, optax
 PUBLISHED = {
@@ -123,7 +123,7 @@ def main() -> None:
     record = {"epsilons": EPSILONS, "rates": RATES, "chosen": [RATES[at] for at in rates]}
     record |= {"sign": bool(sign), "size": bool(size), "gaps": gaps, "published": PUBLISHED}
     record["measured"] = {k: v.tolist() for k, v in found.items()}
-    RECORD.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(RECORD, record | {"facts": run_facts()})
     sys.exit(not (sign and size))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.classic_runs import joined, submit, workers
 from benchmarks.markdown import put_table
 from benchmarks.records import RESULTS, ROOT, stored_in
-from rlhf_jax.io.run_dir import write_json
+from rlhf_jax.io.run_dir import run_facts, write_json
 from rlhf_jax.machine import cores
 from rlhf_jax.report.stats import estimate
 
@@ -108,7 +108,9 @@ def main() -> None:
     spent = time.monotonic() - start
     print(f"{spent:.0f} s in all, {given.workers} workers")
     if set(given.only) == set(PUBLISHED):
-        write_json(RECORD, results | {"seconds": spent, "workers": given.workers})
+        write_json(
+            RECORD, results | {"seconds": spent, "workers": given.workers, "facts": run_facts()}
+        )
     rows = [line(name, found[name]) for name in PUBLISHED if name in found]
     put_table(PAGE, "classic_control", HEAD, rows)
 

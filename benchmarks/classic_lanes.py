@@ -17,7 +17,7 @@ import time
 from statistics import median
 
 from benchmarks.records import RESULTS
-from rlhf_jax.io.run_dir import write_json
+from rlhf_jax.io.run_dir import run_facts, write_json
 
 RECORD = RESULTS / "classic_lanes.json"
 RUN = ["env=cartpole", "seeds=16", "ppo.total_steps=65536", "run.progress=false"]
@@ -50,7 +50,8 @@ def main() -> None:
     print(
         f"{len(done)} of {given.runs} done; median {median(done):.1f} s, longest {max(done):.1f} s"
     )
-    write_json(RECORD, {"arguments": RUN, "limit": given.limit, "seconds": seconds})
+    found = {"arguments": RUN, "limit": given.limit, "seconds": seconds, "facts": run_facts()}
+    write_json(RECORD, found)
     sys.exit(len(done) < given.runs)
 
 

@@ -1,4 +1,4 @@
-"""Trains our PPO as benchmarks/peers/rejax_worker.py trains rejax's: same lines in and out."""
+"""Trains our PPO as benchmarks/peers/rejax_worker.py trains rejax's; also answers `facts`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ def main() -> None:
     where = ["env=gymnax", f"env.name={given['env']}", f"network.width={given['width']}"]
     config = settings("recipe=cleanrl", *where, *numbers, *optim, *fixed, *given["block"])
     runtime.setup(config.run)
+    kind = runtime.connect(config.run)
     import jax
     import jax.numpy as jnp
 
+    from benchmarks.ceiling import matmul_gflops
+    from rlhf_jax.io.run_dir import run_facts
+    from rlhf_jax.sweep.workers import peak_memory
     from rlhf_jax.train.classic_lanes import make_lanes
 
     lanes, rows = make_lanes(config), config.ppo.updates
@@ -34,10 +38,21 @@ def main() -> None:
         states = jax.vmap(lanes.classic.init)(hparams)
         return lanes.advance(rows)(states, hparams, count)
 
+    start = time.monotonic()
     train = jax.jit(whole).lower(lanes.hparams).compile()
+    compile_seconds = time.monotonic() - start
     jax.block_until_ready(train(lanes.hparams))
     print("ready", flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line.strip() == "facts":
+            facts = {
+                "compile_seconds": compile_seconds,
+                "peak_memory_bytes": peak_memory(),
+                "ceiling_gflops": max(matmul_gflops() for _ in range(3)),
+                "device_kind": kind,
+            }
+            print(json.dumps(facts | {"run": run_facts()}), flush=True)
+            continue
         start = time.monotonic()
         jax.block_until_ready(train(lanes.hparams))
         print(time.monotonic() - start, flush=True)

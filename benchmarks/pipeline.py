@@ -33,7 +33,7 @@ TARGETS = {
         ("rm_share_of_bayes", 0.95, 1.0),
         ("gold_gain_in_reference_sd", 1.5, float("inf")),
         ("kl_over_target", 0.85, 1.15),
-        ("seconds", 0.0, 180.0),
+        ("seconds", 0.0, 120.0),
     ],
     "imdb": [
         ("rm_accuracy", 0.72, 1.0),

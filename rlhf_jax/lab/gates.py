@@ -40,7 +40,8 @@ def reach(config: CardConfig, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         yield gate(name, wanted, gap, gap.high < gates.gap_share)
         error, fit, found = price(chosen)
         passed = error.high < gates.beta_error and fit.low > gates.beta_r2
-        wanted = f"error of beta_eff below {gates.beta_error:g} and R2 above {gates.beta_r2:g}"
+        wanted = f"error of beta_eff: upper end below {gates.beta_error:g}"
+        wanted += f"; R2: lower end above {gates.beta_r2:g}"
         name = f"{algo} on {gates.task} optimised what it was asked to"
         yield {"name": name, "wanted": wanted, "found": found, "passed": bool(passed)}
 
@@ -49,7 +50,8 @@ def price(rows: Sequence[Row]) -> tuple[Estimate, Estimate, str]:
     """Error of the price that policies behave by, how well it fits, and both as text."""
     error = aggregate(rows, [beta_error(row) for row in rows])
     fit = aggregate(rows, [row["beta_r2"] or 0.0 for row in rows])
-    found = f"{error.value:.3f} [{error.low:.3f}, {error.high:.3f}], R2 {fit.value:.4f}"
+    found = f"{error.value:.3f} [{error.low:.3f}, {error.high:.3f}]"
+    found += f", R2 {fit.value:.4f} [{fit.low:.4f}, {fit.high:.4f}]"
     return error, fit, found
 
 
