@@ -29,6 +29,7 @@ from typing import Any
 
 from benchmarks.ceiling import matmul_gflops, peak_gflops
 from benchmarks.ppo_update_work import SIZES, Work, update_flops
+from benchmarks.precision import errors, outcome
 from benchmarks.records import RESULTS, ROOT
 from benchmarks.turns import CORES, TRL_PINS, Worker, peer_python, positive, ratios
 from rlhf_jax import runtime
@@ -64,7 +65,9 @@ class Bench:
         self.ceilings[precision] = matmul_gflops(dtype)
         return {"precision": precision, "gflops": self.ceilings[precision]}
 
-    def update(self, size: str, precision: str, lanes: int = 0) -> dict[str, Any]:
+    def update(
+        self, size: str, precision: str, lanes: int = 0, attention: str = "own"
+    ) -> dict[str, Any]:
         """Updates of one run, or of lanes side by side; TRL between them if it is there."""
         from benchmarks.ppo_update_setup import frozen_of, pipeline_of
         from benchmarks.ppo_update_worker import lanes as of_lanes
@@ -73,24 +76,34 @@ class Bench:
         dtype, how = PRECISIONS[precision]
         use(how)
         work = self.sizes[size]
-        pipeline = pipeline_of(work, self.run, dtype)
+        pipeline = pipeline_of(work, self.run, dtype, attention)
         frozen = frozen_of(pipeline)
         made = of_lanes(pipeline, frozen, lanes, "vmap") if lanes else single(pipeline, frozen)
         update, compile_seconds, program = made
         update()
         with ExitStack() as stack:
-            alone = lanes or precision == "tensorfloat32"
+            alone = lanes or precision == "tensorfloat32" or attention != "own"
             trl = None if alone else self.peer(stack, "trl", work, dtype)
             pairs = [(timed(update), trl.seconds() if trl else 0.0) for _ in range(self.repeats)]
         ours = [a for a, _ in pairs]
         found = self.rated(median(ours), max(lanes, 1) * update_flops(work)["whole"], precision)
         found |= {"size": size, "precision": precision, "lanes": lanes or 1, "all_seconds": ours}
+        found |= {"attention": attention}
         found |= {"compile_seconds": compile_seconds, "xla_flops": xla_flops(program)}
         found |= {"seconds_a_run": found["seconds"] / max(lanes, 1), "peak_so_far_bytes": peak()}
         if trl:
             theirs = [b for _, b in pairs]
             found |= {"trl_seconds": theirs, "ratio": ratios(theirs, ours)}
         return found
+
+    def error(self, size: str, precision: str) -> dict[str, Any]:
+        """How far a precision is from float32 products."""
+        dtype, how = PRECISIONS[precision]
+        use("highest")
+        exact = outcome(self.sizes[size], self.run)
+        use(how)
+        rough = outcome(self.sizes[size], self.run, dtype=dtype)
+        return {"size": size, "precision": precision} | errors(rough, exact)
 
     def decode(self, size: str, precision: str) -> dict[str, Any]:
         """Sampling, with `generate` between if it is there."""
@@ -154,6 +167,14 @@ class Bench:
             yield f"lanes {lanes}", lambda n=lanes: self.update(first, "float32", n)
         for size, precision in order[len(sizes) :]:
             yield f"update {size} {precision}", lambda s=size, p=precision: self.update(s, p)
+        kernel = "cudnn" if self.run.device == "gpu" else "xla"
+        for size in sizes:
+            yield (
+                f"update {size} bfloat16 {kernel}",
+                lambda s=size: self.update(s, "bfloat16", attention=kernel),
+            )
+        for precision in PRECISIONS:
+            yield f"error {first} {precision}", lambda p=precision: self.error(first, p)
         for size in sizes:
             yield f"decode {size} float32", lambda s=size: self.decode(s, "float32")
         for size in sizes:

@@ -34,6 +34,12 @@ def when(found: Mapping[str, Any]) -> str:
     return told[:16].replace("T", " ")
 
 
+def apart(day: Mapping[str, Any], other: Mapping[str, Any], side: str) -> float:
+    """By how much the ratios of two records of a size differ, as a share of the smaller."""
+    a, b = (found["ratio"][side]["median"] for found in (day, other))
+    return max(a, b) / min(a, b) - 1
+
+
 def lines(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[list[str]]:
     """A row for each size that both have, and each side.
 
@@ -52,9 +58,9 @@ def lines(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[list[str]]
         both = lambda side, days=days: ", ".join(seconds(day, side) for day in days)
         for side, name in SIDES.items():
             a, b = (day["ratio"][side]["median"] for day in days)
-            gap = max(a, b) / min(a, b) - 1
-            apart = f"{100 * gap:.0f} %" + (" (missed)" if gap > AGREE else "")
-            cells = [name, f"{a:.2f}", f"{b:.2f}", apart, both("trl"), both(side)]
+            gap = apart(*days, side)
+            verdict = f"{100 * gap:.0f} %" + (" (missed)" if gap > AGREE else "")
+            cells = [name, f"{a:.2f}", f"{b:.2f}", verdict, both("trl"), both(side)]
             measured = ", ".join(when(day) for day in days)
             found.append([Work(**days[1]["work"]).name, *cells, measured])
     return found

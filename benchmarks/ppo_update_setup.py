@@ -34,7 +34,9 @@ PROMPTS = 256  # that updates draw from
 PAD, BOS, EOS = 0, 1, 2
 
 
-def config_of(work: Work, run: RunConfig, dtype: str = "float32") -> RLHFConfig:
+def config_of(
+    work: Work, run: RunConfig, dtype: str = "float32", attention: str = "own"
+) -> RLHFConfig:
     """The settings of a run whose every update has these shapes; numbers are TRL 1.9.2's."""
     model = ModelConfig(
         layers=work.layers,
@@ -44,6 +46,7 @@ def config_of(work: Work, run: RunConfig, dtype: str = "float32") -> RLHFConfig:
         ff_width=work.ff_width,
         context=work.tokens,
         dtype=dtype,
+        attention=attention,
         value_head="separate",
     )
     algo = PolicyGradientConfig(
@@ -90,9 +93,11 @@ def task_of(work: Work) -> Task:
     )
 
 
-def pipeline_of(work: Work, run: RunConfig, dtype: str = "float32") -> Pipeline:
+def pipeline_of(
+    work: Work, run: RunConfig, dtype: str = "float32", attention: str = "own"
+) -> Pipeline:
     """What the update is made from. It writes nowhere, so it has no session."""
-    config, task = config_of(work, run, dtype), task_of(work)
+    config, task = config_of(work, run, dtype, attention), task_of(work)
     model = make_language_model(config.model, work.vocab, task.codec.special)
     session = cast(Any, None)
     return Pipeline(config=config, task=task, session=session, model=model, cache=None)

@@ -35,8 +35,8 @@ HEAD_MACHINE = [
     "one run on 1 thread, s",
     "compile, s: cold / cached",
     "sweep",
-    "peak memory, GiB: ours",
-    "sweep, each process",
+    "peak memory, GiB: ours, cold / cached",
+    "sweep, first / second process",
     "TRL",
 ]
 HEAD_MISSES = ["size", "of", "target", "reached", "seconds", "at the ceiling, s", "ratio there"]
@@ -87,7 +87,7 @@ def machine(found: Mapping[str, Any]) -> list[str]:
     share = lambda side: f"{100 * speed(side) / ceilings.get(side, ceilings['ours']):.0f} %"
     rate = lambda side: f"{speed(side):.0f} ({share(side)})" if side in found["seconds"] else "-"
     pair = lambda facts: " / ".join(f"{fact['compile_seconds']:.1f}" for fact in facts)
-    gib = lambda fact: f"{fact['peak_memory_bytes'] / 2**30:.2f}"
+    gib = lambda *facts: " / ".join(f"{fact['peak_memory_bytes'] / 2**30:.2f}" for fact in facts)
     facts, sweep = found["facts"], found["sweep_facts"]
     return [
         work.name,
@@ -100,8 +100,8 @@ def machine(found: Mapping[str, Any]) -> list[str]:
         seconds(found, "one_thread"),
         pair([found["cold"], facts["ours"]]),
         pair(sweep),
-        gib(facts["ours"]),
-        gib(sweep[0]),
+        gib(found["cold"], facts["ours"]),
+        gib(*sweep),
         gib(facts["trl"]),
     ]
 

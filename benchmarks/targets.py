@@ -1,22 +1,37 @@
 """Every target of speed beside what was measured: a table in benchmarks/README.md.
 
-    python -m benchmarks.targets        # after the benchmarks whose records it reads
+    python -m benchmarks.targets              # from the records that are there
+    python -m benchmarks.targets --measure    # runs the benchmarks first: an hour and a half
 
-The targets were set before any was measured.
+The targets were set before any was measured. For the row on two days, copy ppo_update.json to
+ppo_update_earlier.json before the second.
 """
 
 from __future__ import annotations
 
+import argparse
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from benchmarks.markdown import put_table, table
+from benchmarks.ppo_update_days import AGREE, USUAL, apart, sizes_of
 from benchmarks.ppo_update_table import SIDES
 from benchmarks.ppo_update_table import TARGETS as UPDATES
 from benchmarks.ppo_update_work import SIZES
 from benchmarks.records import PAGE, RESULTS, as_command, read_record
+from rlhf_jax.config import UserError
 
 HEAD = ["what", "target", "measured", "", "command"]
+BENCHMARKS = (
+    "ppo_update",
+    "ppo_update_days",
+    "decode",
+    "classic",
+    "sweep ablation",
+    "pipeline reviews --seeds 4",
+)
 
 
 class Row(NamedTuple):
@@ -65,9 +80,21 @@ def updates() -> Iterator[Row]:
         yield Row(f"{what}, from the cache", 1, warm, True, " s", command)
 
 
+def days() -> Iterator[Row]:
+    """Of two records of one PPO update: the size and side in which they agree least."""
+    earlier, now = map(sizes_of, USUAL)
+    both = [size for size in now if size in earlier]
+    gap = max(apart(earlier[size], now[size], side) for size in both for side in SIDES)
+    what = f"ratios of two runs at d {', '.join(both)}, furthest apart"
+    yield Row(what, 100 * AGREE, 100 * gap, True, " %", "benchmarks.ppo_update_days")
+
+
 def others() -> Iterator[Row]:
     """Of everything else."""
-    decode = record("decode")["sizes"]["128"]["ratio"]["median"]
+    sizes = record("decode")["sizes"]
+    if "128" not in sizes:
+        raise UserError("decode.json lacks d 128: run `python -m benchmarks.decode --sizes 128`")
+    decode = sizes["128"]["ratio"]["median"]
     what = f"`generate` / ours, sampling at {SIZES['128'].name}"
     yield Row(what, 3, decode, False, "", "benchmarks.decode")
     for row in record("classic")["rows"]:
@@ -79,17 +106,32 @@ def others() -> Iterator[Row]:
     memory = sweep["peak_memory_bytes_per_process"] * sweep["processes"] / 1e9
     yield Row("memory of a sweep of 72 runs", 4, memory, True, " GB", command)
     yield Row("these 72 runs from an empty cache", 4, sweep["seconds"] / 60, True, " min", command)
-    first, second = (row["seconds"] / 60 for row in record("pipeline_reviews")["rows"][:2])
-    command = "benchmarks.pipeline reviews"
+    seeds = record("pipeline_reviews")["rows"]
+    if len(seeds) < 2:
+        raise UserError("pipeline_reviews.json has one seed: run it with `--seeds 2` or more")
+    first, second = (row["seconds"] / 60 for row in seeds[:2])
+    command = "benchmarks.pipeline reviews --seeds 4"
     yield Row("the default run from an empty cache", 2, first, True, " min", command)
     yield Row("the default run with the cache", 2, second, True, " min", command)
 
 
+def rows() -> list[list[str]]:
+    """The table."""
+    return [row.cells() for part in (updates, days, others) for row in part()]
+
+
 def main() -> None:
-    """Writes the table."""
-    rows = [row.cells() for part in (updates, others) for row in part()]
-    print(table(HEAD, rows))
-    put_table(PAGE, "targets", HEAD, rows)
+    """Measures if asked to, and writes the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--measure", action="store_true", help="run every benchmark first")
+    if parser.parse_args().measure:
+        for name in BENCHMARKS:
+            print(f"python -m benchmarks.{name}", flush=True)
+            subprocess.run([sys.executable, "-m", *f"benchmarks.{name}".split()], check=True)
+    print(table(HEAD, rows()))
+    put_table(PAGE, "targets", HEAD, rows())
 
 
 if __name__ == "__main__":

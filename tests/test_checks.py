@@ -58,6 +58,8 @@ BAD = [
     ("optim.epsilon_style", "torch", "optax, tensorflow"),
     ("reward_model.normalize", "yes", "scale, shift, none"),
     ("model.dtype", "float16", "float32, bfloat16"),
+    ("model.attention", "flash", "own, xla, cudnn"),
+    ("model.attention", "cudnn", "needs model.dtype=bfloat16"),
     ("model.value_head", "none", "separate, shared, shared_stop_gradient"),
     ("sft.optim.schedule", "step", "constant, linear, cosine"),
     ("sink.kind", "csv", "jsonl, wandb, tensorboard"),

@@ -80,12 +80,20 @@ def check_source(task: TaskConfig) -> None:
 
 
 def check_model(key: str, model: ModelConfig) -> None:
-    """Head counts that divide."""
+    """Head counts that divide, and an attention kernel that takes them."""
     if model.width % (2 * model.heads):
         accepted = f"must divide width={model.width} into heads of even size"
         raise ConfigError(f"{key}.heads", model.heads, accepted)
     if model.heads % model.kv_heads:
         raise ConfigError(f"{key}.kv_heads", model.kv_heads, f"must divide heads={model.heads}")
+    if model.attention == "cudnn":
+        width = model.width // model.heads
+        if model.dtype != "bfloat16":
+            accepted = f"needs {key}.dtype=bfloat16; own and xla take {model.dtype}"
+            raise ConfigError(f"{key}.attention", "cudnn", accepted)
+        if width % 8 or width > 128:
+            accepted = f"needs heads of 8, 16, ... 128, not {width}; own and xla take any"
+            raise ConfigError(f"{key}.attention", "cudnn", accepted)
 
 
 def check_lengths(config: RLHFConfig) -> None:

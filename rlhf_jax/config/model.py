@@ -30,6 +30,8 @@ class ModelConfig:
     tied: bool = True  # the output head is the token embedding
     embedding_std: float = number(0.1, POSITIVE)  # at the start; the input is scaled back to 1
     dtype: str = choice("float32", "bfloat16")  # of the matrix products; parameters stay float32
+    # Who mixes the values outside of sampling: us, or jax.nn.dot_product_attention by its name.
+    attention: str = choice("own", "xla", "cudnn")
     value_head: str = choice(
         "separate", "shared", "shared_stop_gradient", "top_k_layers", "separate_matched"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from rlhf_jax.config import ModelConfig
+from rlhf_jax.config import ConfigError, ModelConfig
 from rlhf_jax.models.cache import write
 from rlhf_jax.types import Array
 
@@ -83,6 +84,7 @@ def project(x: Array, weight: Array, dtype: jnp.dtype) -> Array:
     return flat.reshape(batch, length, *weight.shape[1:])
 
 
+Kernel = Literal["xla", "cudnn"]  # of jax.nn.dot_product_attention
 SinCos = tuple[Array, Array]  # sines and cosines, each [B, L, 1, H]
 
 
@@ -154,6 +156,24 @@ def mix(
     return mixed.reshape(b, n, length, h).swapaxes(1, 2)
 
 
+def fused(q: Array, k: Array, v: Array, bias: Array, dtype: jnp.dtype, kernel: Kernel) -> Array:
+    """`mix` of queries [B, L, N, H] over [B, S, K, H] by a kernel of `jax.nn`, [B, L, N, H].
+
+    Raises:
+      ConfigError: the kernel is another device's.
+    """
+    if kernel == "cudnn" and jax.default_backend() != "gpu":
+        raise ConfigError("model.attention", kernel, "needs an NVIDIA GPU; use own or xla")
+    length = q.shape[1]
+    even = lambda x, *axes: jnp.pad(  # cuDNN's gradient takes no odd length
+        x, [(0, x.shape[axis] % 2 if axis in axes else 0) for axis in range(x.ndim)]
+    )
+    q, k, v = (even(x.astype(dtype), 1) for x in (q, k, v))
+    seen = even(bias == 0, 1, 2)[:, None]
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=seen, implementation=kernel)
+    return mixed[:, :length].astype(jnp.float32)
+
+
 class Attention(nnx.Module):
     """Causal attention in which groups of query heads share a key and value head.
 
@@ -163,7 +183,7 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         d, n, k = config.width, config.heads, config.kv_heads
         h = d // n
-        self.dtype = jnp.dtype(config.dtype)
+        self.dtype, self.attention = jnp.dtype(config.dtype), config.attention
         self.query_dnh = normal(rngs, (d, n, h), d**-0.5)
         self.key_dkh = normal(rngs, (d, k, h), d**-0.5)
         self.value_dkh = normal(rngs, (d, k, h), d**-0.5)
@@ -175,16 +195,23 @@ class Attention(nnx.Module):
         q = rotate(project(asking, self.query_dnh[...], self.dtype), asked_angles)
         k = rotate(project(x, self.key_dkh[...], self.dtype), angles)
         v = project(x, self.value_dkh[...], self.dtype)
-        k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)  # [B, K, L, H]
-        seen, kept = [(k, v)], None
-        if cache is not None:
-            keys, values, at = cache
-            seen = [(keys, values), (k, v)]
-            kept = write(keys, k, at, axis=2), write(values, v, at, axis=2)  # [B, K, S, H]
-        mixed = mix(q, seen, [narrow(bias, window) for bias in biases], self.dtype)
+        biases = [narrow(bias, window) for bias in biases]
+        mixed, kept = self.mixed(q, k, v, biases, cache)
         n, h = q.shape[2:]
         out = self.out_nhd[...].reshape(n * h, -1)
         return project(mixed.reshape(*asking.shape[:2], n * h), out, self.dtype), kept
+
+    def mixed(self, q, k, v, biases, cache):
+        """The values mixed, [B, L, N, H], and the cache with the new ones."""
+        if cache is None and self.attention != "own":
+            kernel = cast(Kernel, self.attention)
+            return fused(q, k, v, biases[0], self.dtype, kernel), None
+        k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)  # [B, K, L, H]
+        if cache is None:
+            return mix(q, [(k, v)], biases, self.dtype), None
+        keys, values, at = cache
+        kept = write(keys, k, at, axis=2), write(values, v, at, axis=2)  # [B, K, S, H]
+        return mix(q, [(keys, values), (k, v)], biases, self.dtype), kept
 
 
 class FeedForward(nnx.Module):

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 
-from rlhf_jax.config import ModelConfig
+from rlhf_jax.config import ConfigError, ModelConfig
 from rlhf_jax.losses.language_model import cross_entropy
 from rlhf_jax.models.blocks import matmul, matmul_transposed, rotary, rotate
 from rlhf_jax.models.functional import Model, parameter_count
@@ -149,6 +150,46 @@ def test_bfloat16_products_give_float32_outputs_close_to_float32(params, tokens)
     error = np.abs(output.logits - exact).max() / np.abs(exact).max()
     assert 0 < error < 0.05
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(jax.eval_shape(rough.init, KEY)))
+
+
+@pytest.mark.parametrize("window", [None, (1, 4)])
+def test_attention_of_jax_nn_gives_the_logits_and_gradients_of_our_own(params, tokens, window):
+    theirs = make_transformer(dataclasses.replace(CONFIG, attention="xla"), V)
+    some, real = padded(tokens, 2, 1)
+    start, stop = window or (0, some.shape[1])
+    seen = real[:, start:stop, None].astype(jnp.float32)  # what padding says is nobody's
+
+    def total(params, apply):
+        found = logits(params, some, real, apply, window=window)
+        return jnp.sum(jnp.sin(found) * seen), found * seen
+
+    (ours, at), (others, there) = (
+        jax.jit(jax.grad(total, has_aux=True), static_argnames="apply")(params, apply=model.apply)
+        for model in (MODEL, theirs)
+    )
+    np.testing.assert_allclose(at, there, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, others)
+
+
+@pytest.mark.parametrize("window", [None, (2, 5)])  # even and odd lengths
+def test_cudnn_is_what_a_gpu_is_given_for_both_passes(monkeypatch, params, tokens, window):
+    """Lowered for a GPU that is not here: its kernels are in the program, nothing is run."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda _: True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = dataclasses.replace(CONFIG, width=32, attention="cudnn", dtype="bfloat16")
+    model = make_transformer(config, V)
+    shapes = jax.eval_shape(model.init, KEY)
+    total = lambda p: jnp.sum(logits(p, tokens, apply=model.apply, window=window))
+    program = jax.jit(jax.grad(total)).trace(shapes).lower(lowering_platforms=("cuda",)).as_text()
+    assert "fmhaScaleBiasSoftmax(" in program.replace('"', "(")
+    assert "fmhaScaleBiasSoftmaxBackward" in program
+
+
+def test_a_kernel_of_another_device_is_named(params, tokens):
+    config = dataclasses.replace(CONFIG, attention="cudnn", dtype="bfloat16")
+    with pytest.raises(ConfigError, match=r"model\.attention='cudnn': needs an NVIDIA GPU"):
+        make_transformer(config, V).apply(params, tokens, tokens > 0)
 
 
 def test_rotary_products_depend_on_distance_only():
