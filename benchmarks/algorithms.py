@@ -22,7 +22,9 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from benchmarks.records import RESULTS, ROOT
+from benchmarks import markdown as tables
+from benchmarks.records import RESULTS, ROOT, stored_in
+from rlhf_jax.io.run_dir import run_facts, write_json
 from rlhf_jax.machine import cores
 from rlhf_jax.report.names import algorithm
 
@@ -97,13 +99,13 @@ def summarize(rows: list[dict]) -> list[dict]:
 
 def markdown(table: list[dict]) -> str:
     """The table as people read it."""
-    head = "| algorithm | `algo=` | gold reward, gain [95 %] | KL (nats/text) | score | seconds |"
-    lines = [head, "|---|---|---|---|---|---|"]
+    rows = []
     for line in table:
         gain = f"{line['gain']:+.2f} [{line['low']:.2f}, {line['high']:.2f}]"
-        numbers = f"{line['kl_after']:.1f} | {line['score_after']:.2f} | {line['seconds']:.0f}"
-        lines.append(f"| {algorithm(line['algo'])} | `{line['algo']}` | {gain} | {numbers} |")
-    return "\n".join(lines)
+        names = [algorithm(line["algo"]), f"`{line['algo']}`"]
+        numbers = [f"{line['kl_after']:.1f}", f"{line['score_after']:.2f}"]
+        rows.append([*names, gain, *numbers, f"{line['seconds']:.0f}"])
+    return tables.table(HEAD, rows)
 
 
 def main() -> None:
@@ -116,14 +118,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks") / now)
     args = parser.parse_intermixed_args()
     rows = run_all(args.names, args.seeds, args.folder, args.workers)
-    if RECORD.exists() and not args.dry:  # what is not run again stays in the table
-        stored = json.loads(RECORD.read_text())["rows"]
+    if not args.dry:  # what is not run again stays in the table
+        stored = stored_in(RECORD).get("rows", [])
         rows += [row for row in stored if row["algo"] not in args.names]
     table = summarize(rows)
     print(markdown(table))
     if not args.dry:
-        RECORD.parent.mkdir(exist_ok=True)
-        RECORD.write_text(json.dumps({"rows": rows, "table": table}, indent=2) + "\n")
+        write_json(RECORD, {"facts": run_facts(), "rows": rows, "table": table})
         write_pages(markdown(table), args.seeds)
     failed = [row for row in rows if "error" in row]
     unsure = [line["algo"] for line in table if line["low"] <= 0]
@@ -139,11 +140,10 @@ def write_pages(text: str, seeds: int) -> None:
     page = PAGE.format(table=text, seeds=seeds, updates=UPDATES)
     (ROOT / "docs" / "algorithms.md").write_text(page)
     readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(MARKS[0])
-    readme.write_text(before + MARKS[0] + f"\n{text}\n" + MARKS[1] + rest.split(MARKS[1])[1])
+    readme.write_text(tables.replaced(readme.read_text(), "algorithms", text))
 
 
-MARKS = ("<!-- written by benchmarks.algorithms -->", "<!-- end -->")
+HEAD = ["algorithm", "`algo=`", "gold reward, gain [95 %]", "KL (nats/text)", "score", "seconds"]
 PAGE = """# Every algorithm on the default task, at equal samples
 
 Written by `python -m benchmarks.algorithms`: task `reviews`, {seeds} seeds, {updates} updates of

@@ -41,9 +41,9 @@ from rlhf_jax.io.run_dir import write_json
 from rlhf_jax.machine import blocks
 
 TRL = ROOT / "benchmarks" / "peers" / "trl_ppo_worker.py"
-REPEATS = {"64": 31, "128": 9, "256": 5, "512": 3}
+REPEATS = {"64": 31, "128": 15, "256": 5, "512": 3}
 LANES = 8
-CEILINGS = 3  # times that the ceiling of a process is measured; the highest counts
+CEILINGS = 5  # turns after which the ceiling of a process is measured; the highest counts
 
 
 class Sides:
@@ -96,30 +96,31 @@ def measure(work: Work, settings: Settings, repeats: int, peer: bool) -> dict[st
     with tempfile.TemporaryDirectory() as cache, ExitStack() as stack:
         sides = Sides(work, settings, Path(cache), stack)
         trl = sides.trl() if peer else None
-        seconds: dict[str, list[float]] = {"ours": [], "one_thread": [], "trl": [], "sweep": []}
-        for _ in range(repeats):
-            seconds["ours"].append(sides.default.seconds())
-            if trl:
-                seconds["trl"].append(trl.seconds())
+        own = {"ours": sides.default, "trl": trl, "one_thread": sides.one_thread}
+        workers = {k: v for k, v in own.items() if v is not None}
+        seconds: dict[str, list[float]] = {k: [] for k in (*workers, "sweep")}
+        ceilings: dict[str, list[float]] = {k: [] for k in workers}
+        for turn in range(repeats):
+            for name, worker in workers.items():
+                seconds[name].append(worker.seconds())
             seconds["sweep"].append(together(sides.sweep) / LANES)
-            if sides.one_thread:
-                seconds["one_thread"].append(sides.one_thread.seconds())
-        return described(work, {k: v for k, v in seconds.items() if v}, sides, trl)
+            for name, worker in workers.items() if turn < CEILINGS else ():
+                ceilings[name].append(float(worker.ask("ceiling")))
+        return described(work, seconds, ceilings, sides, workers)
 
 
 def described(
-    work: Work, seconds: dict[str, list[float]], sides: Sides, trl: Worker | None
+    work: Work,
+    seconds: dict[str, list[float]],
+    ceilings: dict[str, list[float]],
+    sides: Sides,
+    workers: dict[str, Worker],
 ) -> dict[str, Any]:
-    """What was found, with the arithmetic beside it."""
-    own = {"ours": sides.default, "one_thread": sides.one_thread, "trl": trl}
-    workers = {k: v for k, v in own.items() if v is not None}
+    """What was found, with the facts beside it."""
     found = {
         "work": dataclasses.asdict(work),
         "seconds": seconds,
-        "ceiling_gflops": {
-            k: [float(worker.ask("ceiling")) for _ in range(CEILINGS)]
-            for k, worker in workers.items()
-        },
+        "ceiling_gflops": ceilings,
         "facts": {k: worker.facts() for k, worker in workers.items()},
         "sweep_facts": [worker.facts() for worker in sides.sweep],
         "cold": sides.cold,

@@ -1,6 +1,6 @@
 """Where the seconds of one PPO update go: its parts, each compiled and timed by itself.
 
-    python -m benchmarks.profile_update                        # the four sizes
+    python -m benchmarks.profile_update                        # every size
     python -m benchmarks.profile_update --sizes 64 --label before
 
 The parts are the functions the update is made of, called as often as the update calls them. Apart
@@ -133,7 +133,9 @@ def main() -> None:
         print(json.dumps({"size": size} | {k: round(v, 5) for k, v in found.items()}), flush=True)
         of_label = stored.get(args.label, {}).get("sizes", {}) | {size: found}
         ordered = {k: of_label[k] for k in SIZES if k in of_label}
-        stored[args.label] = {"sizes": ordered, "facts": run_facts(), "dtype": args.dtype}
+        facts = stored.get(args.label, {}).get("facts", {})
+        facts = {k: v for k, v in facts.items() if k in SIZES} | {size: run_facts()}
+        stored[args.label] = {"sizes": ordered, "facts": facts, "dtype": args.dtype}
         if not args.dry:
             write_json(RECORD, stored)
             put_table(PAGE, f"profile {args.label}", *table(ordered))

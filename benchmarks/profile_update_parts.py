@@ -65,7 +65,7 @@ class Parts:
 
         def read(state: TrainState, rows: Any):
             asked = next_prompts(state, rows, batch, repeats=1)
-            cache = empty_cache(settings, batch, width)
+            cache = empty_cache(settings, batch, width - 1)  # as sampling has it
             window = {"cache": cache, "window": (length - 1, length)}
             return self.model.apply(state.params["policy"], asked.tokens, asked.mask, **window)
 

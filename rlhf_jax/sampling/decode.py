@@ -33,6 +33,16 @@ def draw(logits: Array, key: Key, sampling: SamplingConfig, special: SpecialToke
     return sample(key, allowed)
 
 
+def say(
+    logits: Array, alive: Array, key: Key, sampling: SamplingConfig, special: SpecialTokens
+) -> Said:
+    """Draws a token for each sequence that is still `alive` [B] from `logits` [B, V]."""
+    scaled = logits / sampling.temperature
+    token = jnp.where(alive, draw(scaled, key, sampling, special), special.pad)
+    log_prob = jnp.where(alive, log_probs_of(scaled, token), 0.0)
+    return Said(token=token, mask=alive, log_prob=log_prob)
+
+
 def generate(
     model: Model,
     params: Params,
@@ -55,22 +65,18 @@ def generate(
         params, prompts.tokens, prompts.mask, cache=cache, window=(width - 1, width)
     )
 
-    def say(logits: Array, alive: Array, t: Array) -> Said:
+    def said_at(t: Array, logits: Array, alive: Array) -> Said:
         open_end = forbid(logits[:, 0], special.eos, t < sampling.min_length)
-        scaled = open_end / sampling.temperature
-        token = draw(scaled, jax.random.fold_in(key, t), sampling, special)
-        token = jnp.where(alive, token, special.pad)
-        log_prob = jnp.where(alive, log_probs_of(scaled, token), 0.0)
-        return Said(token=token, mask=alive, log_prob=log_prob)
+        return say(open_end, alive, jax.random.fold_in(key, t), sampling, special)
 
     def step(state: tuple[Said, KVCache], t: Array) -> tuple[tuple[Said, KVCache], Said]:
         last, cache = state
         output = model.apply(params, last.token[:, None], last.mask[:, None], cache=cache)
         alive = last.mask & (last.token != special.eos) if sampling.stop_at_eos else last.mask
-        said = say(output.logits, alive, t)
+        said = said_at(t, output.logits, alive)
         return (said, output.cache), said
 
-    first = say(prefill.logits, jnp.ones((batch,), bool), jnp.int32(0))
+    first = said_at(jnp.int32(0), prefill.logits, jnp.ones((batch,), bool))
     steps = jnp.arange(1, sampling.max_length, dtype=jnp.int32)
     _, rest = lax.scan(step, (first, prefill.cache), steps)
     said = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]).T, first, rest)
