@@ -1,10 +1,16 @@
-"""Completions from prompts: prefill once, then one cached step a further token, in one program."""
+"""Completions from prompts: prefill once, then one cached step a further token, in one program.
+
+It takes as many steps as the longest completion has tokens.
+"""
 
 from __future__ import annotations
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 from rlhf_jax.config import ModelConfig, SamplingConfig
 from rlhf_jax.models.cache import KVCache
@@ -43,6 +49,40 @@ def say(
     return Said(token=token, mask=alive, log_prob=log_prob)
 
 
+@record
+class Saying:
+    """Completions under way."""
+
+    t: Array  # [] int32, tokens said of each
+    last: Said
+    cache: KVCache
+    rows: Said  # each [T, B]: what was said; padding, masked out, from `t` on
+
+
+def put(rows: Said, said: Said, t: Array | int) -> Said:
+    """`rows` with `said` at position `t`."""
+    write = lambda row, new: lax.dynamic_update_index_in_dim(row, new, t, 0)
+    return jax.tree.map(write, rows, said)
+
+
+def empty_rows(like: Said, length: int, pad: int) -> Said:
+    """Rows for `length` tokens of each sequence, none of them said."""
+    rows = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), like)
+    return dataclasses.replace(rows, token=jnp.full_like(rows.token, pad))
+
+
+@custom_vmap
+def anyone(alive: Array) -> Array:
+    """Whether any sequence is `alive`; of vmapped lanes too, so that they share one loop."""
+    return jnp.any(alive)
+
+
+@anyone.def_vmap
+def anyone_of_any_lane(axis_size: int, in_batched: list[bool], alive: Array) -> tuple[Array, bool]:
+    """One answer for all: a lane's own would make each step copy the caches of those that ended."""
+    return anyone(alive), False
+
+
 def generate(
     model: Model,
     params: Params,
@@ -53,14 +93,14 @@ def generate(
     sampling: SamplingConfig,
     special: SpecialTokens,
 ) -> TextRollout:
-    """Samples one completion for each left-padded prompt [B, P].
+    """Samples one completion for each left-padded prompt [B, P]; stops when all have ended.
 
     `behavior_log_probs` are those of softmax(logits / temperature) without top-k and top-p, so they
     equal a full forward pass (`rollout.text.completion_log_probs`) under the same settings.
     A temperature of 0 is not sampling: use `top_k=1` for greedy completions.
     """
-    batch, width = prompts.tokens.shape
-    cache = empty_cache(config, batch, width + sampling.max_length - 1)  # the last is only drawn
+    width, length = prompts.tokens.shape[1], sampling.max_length
+    cache = empty_cache(config, len(prompts.tokens), width + length - 1)  # the last is only drawn
     prefill = model.apply(
         params, prompts.tokens, prompts.mask, cache=cache, window=(width - 1, width)
     )
@@ -69,17 +109,24 @@ def generate(
         open_end = forbid(logits[:, 0], special.eos, t < sampling.min_length)
         return say(open_end, alive, jax.random.fold_in(key, t), sampling, special)
 
-    def step(state: tuple[Said, KVCache], t: Array) -> tuple[tuple[Said, KVCache], Said]:
-        last, cache = state
-        output = model.apply(params, last.token[:, None], last.mask[:, None], cache=cache)
-        alive = last.mask & (last.token != special.eos) if sampling.stop_at_eos else last.mask
-        said = said_at(t, output.logits, alive)
-        return (said, output.cache), said
+    def alive(last: Said) -> Array:
+        return last.mask & (last.token != special.eos) if sampling.stop_at_eos else last.mask
 
-    first = said_at(jnp.int32(0), prefill.logits, jnp.ones((batch,), bool))
-    steps = jnp.arange(1, sampling.max_length, dtype=jnp.int32)
-    _, rest = lax.scan(step, (first, prefill.cache), steps)
-    said = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]).T, first, rest)
+    def goes_on(now: Saying) -> Array:
+        more = now.t < length
+        return more & anyone(alive(now.last)) if sampling.stop_at_eos else more
+
+    def step(now: Saying) -> Saying:
+        last = now.last
+        output = model.apply(params, last.token[:, None], last.mask[:, None], cache=now.cache)
+        said = said_at(now.t, output.logits, alive(last))
+        rows = put(now.rows, said, now.t)
+        return Saying(t=now.t + 1, last=said, cache=output.cache, rows=rows)
+
+    first = said_at(jnp.int32(0), prefill.logits, jnp.ones(len(prompts.tokens), bool))
+    rows = put(empty_rows(first, length, special.pad), first, 0)
+    start = Saying(t=jnp.int32(1), last=first, cache=prefill.cache, rows=rows)
+    said = jax.tree.map(jnp.transpose, lax.while_loop(goes_on, step, start).rows)
     return TextRollout(
         prompt_tokens=prompts.tokens,
         prompt_mask=prompts.mask,

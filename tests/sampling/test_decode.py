@@ -141,6 +141,57 @@ def test_prompts_come_back_unchanged(sample, tiny_prompts):
     jax.tree.map(np.testing.assert_array_equal, back, tiny_prompts)
 
 
+def test_steps_are_those_of_the_longest_completion_of_all_lanes(
+    tiny_config, tiny_model, tiny_frozen, tiny_prompts
+):
+    steps, length = [], 20
+
+    def counted(params, tokens, mask, **rest):
+        if tokens.shape[1] == 1:
+            jax.debug.callback(lambda _: steps.append(1), mask[0])
+        return tiny_model.apply(params, tokens, mask, **rest)
+
+    def run(key):
+        model = tiny_model._replace(apply=counted)
+        special = SpecialTokens(pad=PAD, bos=BOS, eos=EOS)
+        sampling = SamplingConfig(max_length=length)
+        settings = {"config": tiny_config.model, "sampling": sampling, "special": special}
+        return generate(model, tiny_frozen.reference, few, key, **settings)
+
+    def counting(f, *args):
+        steps.clear()
+        found = jax.device_get(f(*args))
+        jax.effects_barrier()
+        return found, len(steps)
+
+    few = jax.tree.map(lambda x: x[:3], tiny_prompts)
+    keys, solo = jax.random.split(jax.random.key(1), 3), jax.jit(run)
+    alone = [counting(solo, key) for key in keys]
+    longest = [rollout.completion_mask.sum(axis=1).max() for rollout, _ in alone]
+    assert [count for _, count in alone] == [most - 1 for most in longest]
+    assert len(set(longest)) > 1 and max(longest) < length
+    together, count = counting(jax.jit(jax.vmap(run)), keys)
+    assert count == len(keys) * (max(longest) - 1)  # called back once a lane
+    for lane, (rollout, _) in enumerate(alone):
+        assert not rollout.completion_mask[:, longest[lane] :].any()
+        mine = jax.tree.map(lambda x, lane=lane: x[lane], together)
+        np.testing.assert_array_equal(mine.completion_tokens, rollout.completion_tokens)
+        np.testing.assert_array_equal(mine.completion_mask, rollout.completion_mask)
+        np.testing.assert_allclose(mine.behavior_log_probs, rollout.behavior_log_probs, atol=1e-5)
+
+
+def test_lanes_share_the_end_of_their_loop(tiny_config, tiny_model, tiny_frozen, tiny_prompts):
+    """Else each step would choose, for every lane, between its caches before and after."""
+    special = SpecialTokens(pad=PAD, bos=BOS, eos=EOS)
+    settings = {"config": tiny_config.model, "sampling": SamplingConfig(max_length=4)}
+    run = functools.partial(generate, tiny_model, special=special, **settings)
+    keys = jax.random.split(KEY, 3)
+    lanes = jax.vmap(lambda key: run(tiny_frozen.reference, tiny_prompts, key))
+    (loop,) = [e for e in jax.make_jaxpr(lanes)(keys).eqns if e.primitive.name == "while"]
+    (goes_on,) = loop.params["cond_jaxpr"].jaxpr.outvars
+    assert goes_on.aval.shape == ()  # [3] if each lane had an end of its own
+
+
 def test_draws_follow_the_softmax_of_what_is_allowed():
     logits = jnp.array([9.0, 8.0, 1.0, -0.5, 0.0])  # padding and BOS have the largest logits
     allowed = [2, 3, 4]
