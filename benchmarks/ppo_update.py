@@ -3,12 +3,14 @@
     benchmarks/peers/setup.sh trl_ppo                       # once
     python -m benchmarks.ppo_update                         # all four sizes, about 45 minutes
     python -m benchmarks.ppo_update --sizes 64 128          # two of them; the others stay
+    python -m benchmarks.ppo_update --dtype bfloat16        # ours multiplies in bf16, TRL does not
 
 An update is rollout, scoring and learning: 64 episodes of 8 + 24 tokens, 4 epochs of 4 minibatches,
 and value, reward and reference models of the policy's size. Four sides take turns: TRL (all cores);
 our run as it is by default; our run on one thread; and 8 lanes of a sweep, 4 in each of two worker
 processes with one thread each, whose time is divided by 8. A ratio is the median over neighbouring
-turns. Writes benchmarks/results/ppo_update.json and three tables in benchmarks/README.md.
+turns. Writes benchmarks/results/ppo_update.json and three tables in benchmarks/README.md; in bf16
+ppo_update_bfloat16.json and two. On a CPU TRL computes in float32 all the same: it is faster so.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from rlhf_jax.machine import blocks
 TRL = ROOT / "benchmarks" / "peers" / "trl_ppo_worker.py"
 REPEATS = {"64": 31, "128": 15, "256": 5, "512": 3}
 LANES = 8
+MARKS = {Settings(): "ppo_update", Settings(dtype="bfloat16"): "ppo_update bfloat16"}  # of tables
 CEILINGS = 5  # turns after which the ceiling of a process is measured; the highest counts
 
 
@@ -86,8 +89,11 @@ class Sides:
         return [start(share).ready() for share in shares]
 
     def trl(self) -> Worker:
-        """TRL's trainer with all cores."""
-        given = self.settings.given(self.work, threads=CORES)
+        """TRL's trainer with all cores, on a CPU in float32, where its bf16 is slower."""
+        settings = self.settings
+        if settings.device == "cpu":
+            settings = dataclasses.replace(settings, dtype="float32")
+        given = settings.given(self.work, threads=CORES)
         return self.start([peer_python(TRL_PINS), str(TRL)], given, {}).ready()
 
 
@@ -143,8 +149,9 @@ def main() -> None:
     add_options(parser)
     args = parser.parse_args()
     settings = settings_of(args)
-    usual = args.out is None and settings == Settings() and not args.no_peer
-    out = results_of(args, "ppo_update", usual=usual)
+    usual = args.out is None and settings in MARKS and not args.no_peer
+    name = MARKS.get(settings, "ppo_update").replace(" ", "_")
+    out = results_of(args, name, usual=usual)
     for size in args.sizes:
         repeats = args.repeats or REPEATS[size]
         found = measure(SIZES[size], settings, repeats, not args.no_peer)
@@ -153,7 +160,7 @@ def main() -> None:
         print(" | ".join(ppo_update_table.line(found)), flush=True)
         print(f"others had of the cores: {found['others']}", flush=True)
         if usual:
-            ppo_update_table.write(rows)
+            ppo_update_table.write(rows, MARKS[settings])
 
 
 if __name__ == "__main__":

@@ -120,8 +120,9 @@ def misses(rows: Mapping[str, Any]) -> list[list[str]]:
     return found or [["none", "", "", "", "", "", ""]]
 
 
-def write(rows: Mapping[str, Any]) -> None:
-    """Puts the three tables into benchmarks/README.md."""
-    put_table(PAGE, "ppo_update", HEAD, [line(row, size) for size, row in rows.items()])
-    put_table(PAGE, "ppo_update machine", HEAD_MACHINE, [machine(row) for row in rows.values()])
-    put_table(PAGE, "ppo_update misses", HEAD_MISSES, misses(rows))
+def write(rows: Mapping[str, Any], mark: str) -> None:
+    """Puts the tables into benchmarks/README.md; what misses its target only of the usual run."""
+    put_table(PAGE, mark, HEAD, [line(row, size) for size, row in rows.items()])
+    put_table(PAGE, f"{mark} machine", HEAD_MACHINE, [machine(row) for row in rows.values()])
+    if mark == "ppo_update":
+        put_table(PAGE, f"{mark} misses", HEAD_MISSES, misses(rows))

@@ -1,7 +1,7 @@
 """Every target of speed beside what was measured: a table in benchmarks/README.md.
 
     python -m benchmarks.targets              # from the records that are there
-    python -m benchmarks.targets --measure    # runs the benchmarks first: an hour and a half
+    python -m benchmarks.targets --measure    # runs the benchmarks first: two hours
 
 The targets were set before any was measured. For the row on two days, copy ppo_update.json to
 ppo_update_earlier.json before the second.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.markdown import put_table, table
@@ -26,6 +26,7 @@ from rlhf_jax.config import UserError
 HEAD = ["what", "target", "measured", "", "command"]
 BENCHMARKS = (
     "ppo_update",
+    "ppo_update --dtype bfloat16",
     "ppo_update_days",
     "decode",
     "classic",
@@ -66,13 +67,20 @@ def record(name: str) -> dict[str, Any]:
     return read_record(RESULTS / f"{name}.json")
 
 
+def ratios(sizes: Mapping[str, Any], how: str, command: str) -> Iterator[Row]:
+    """Of one PPO update beside TRL's."""
+    for size, row in sizes.items():
+        for side, target in zip(SIDES, UPDATES[size]):
+            what = f"TRL 1.9.2 / ours, {SIZES[size].name}, {SIDES[side]}{how}"
+            yield Row(what, target, row["ratio"][side]["median"], False, "", command)
+
+
 def updates() -> Iterator[Row]:
     """Of one PPO update."""
     sizes, command = record("ppo_update")["sizes"], "benchmarks.ppo_update"
-    for size, row in sizes.items():
-        for side, target in zip(SIDES, UPDATES[size]):
-            what = f"TRL 1.9.2 / ours, {SIZES[size].name}, {SIDES[side]}"
-            yield Row(what, target, row["ratio"][side]["median"], False, "", command)
+    yield from ratios(sizes, "", command)
+    in_bf16 = record("ppo_update_bfloat16")["sizes"]
+    yield from ratios(in_bf16, ", ours in bf16", f"{command} --dtype bfloat16")
     for size, row in sizes.items():
         cold, warm = (x["compile_seconds"] for x in (row["cold"], row["facts"]["ours"]))
         what = f"compilation of one run, d {size}"

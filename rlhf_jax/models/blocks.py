@@ -25,7 +25,7 @@ def matmul(x: Array, y: Array) -> Array:
 
 def matmul_bwd(operands: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     (x, y), grad = operands, grad.astype(operands[0].dtype)
-    left = jnp.matmul(grad, jnp.swapaxes(y, -1, -2), preferred_element_type=jnp.float32)
+    left = matmul_transposed(grad, y)
     right = jnp.matmul(transposed(x, like=grad), grad, preferred_element_type=jnp.float32)
     return left.astype(x.dtype), right.astype(y.dtype)
 
@@ -55,12 +55,15 @@ def transposed(x: Array, *, like: Array) -> Array:
     """The transpose of the last two axes of `x` [..., N, K], for a product with `like` [..., N, M].
 
     On a CPU it is copied before the product if that is one of a batch, or has at least as many rows
-    as columns (K >= M): XLA's kernel for these takes longer without than the copy does.
+    as columns (K >= M): XLA's kernel for these takes longer without than the copy does. In bf16 it
+    always is, as a row of numbers that gets its shape back: XLA multiplies in float32, half as
+    fast, what has the layout of a transpose.
     """
-    copied = x.ndim > 2 or x.shape[-1] >= like.shape[-1]
+    copied = x.ndim > 2 or x.shape[-1] >= like.shape[-1] or x.dtype != jnp.float32
     flipped = jnp.swapaxes(x, -1, -2)
-    on_cpu = jax.default_backend() == "cpu"
-    return lax.optimization_barrier(flipped) if copied and on_cpu else flipped
+    if not copied or jax.default_backend() != "cpu":
+        return flipped
+    return lax.optimization_barrier(flipped.ravel()).reshape(flipped.shape)
 
 
 def product(x: Array, y: Array, dtype: jnp.dtype) -> Array:

@@ -12,12 +12,16 @@ def sizes(name):
     return read_record(RESULTS / f"{name}.json")["sizes"]
 
 
-def of_update():
-    found = sizes("ppo_update")
+def of_update(name="ppo_update"):
+    found = sizes(name)
     lines = [ppo_update_table.line(row, size) for size, row in found.items()]
     assert table(ppo_update_table.HEAD, lines) in PAGE.read_text()
     lines = [ppo_update_table.machine(row) for row in found.values()]
     return ppo_update_table.HEAD_MACHINE, lines
+
+
+def of_update_in_bf16():
+    return of_update("ppo_update_bfloat16")
 
 
 def of_misses():
@@ -49,7 +53,7 @@ def of_classic():
 
 
 @pytest.mark.parametrize(
-    "made", [of_update, of_misses, of_days, of_decode, of_operations, of_targets]
+    "made", [of_update, of_update_in_bf16, of_misses, of_days, of_decode, of_operations, of_targets]
 )
 def test_a_table_on_speed_is_that_of_its_record(made):
     assert table(*made()) in PAGE.read_text()
