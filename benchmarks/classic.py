@@ -4,7 +4,7 @@ benchmarks/peers/setup.sh rejax      # once: rejax and gymnax < 1, apart from ou
 python -m benchmarks.classic
 
 Both compile first, then take turns, and while one trains the other waits. The median of the ratios
-of neighbouring turns is what is claimed. Two rows are of one process and one thread each; the third
+over rounds is what is claimed. Two rows are of one process and one thread each; the third
 is of all cores, each side the way it is run by default: ours a process a core with its share of
 the seeds, rejax one process. Equal are the environment, the network (two separate ones of 64, 64
 tanh), copies, steps, epochs, minibatches and every number of the loss. Not equal: rejax has two

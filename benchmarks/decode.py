@@ -6,7 +6,7 @@
 
 Both read the same 64 prompts of 8 tokens and draw 24 tokens each from the same model, written by
 ours as a Hugging Face folder; before they are timed, their logits are compared. Both use all cores
-and a cache of keys and values. They take turns; the ratio is the median over neighbouring turns.
+and a cache of keys and values. They take turns; the ratio is the median over rounds.
 Writes benchmarks/results/decode.json and a table in benchmarks/README.md.
 """
 
@@ -56,6 +56,8 @@ HEAD = [
     "ours, GFLOP/s (of the ceiling)",
     "ratio at the ceiling",
     "compile, s",
+    "peak memory, GiB: ours",
+    "`generate`",
 ]
 
 
@@ -109,11 +111,11 @@ def measure(work: Work, settings: Settings, repeats: int, python: str | None) ->
 def line(found: dict[str, Any], size: str) -> list[str]:
     """A row of the table.
 
-    >>> facts = {"ceiling_gflops": 100.0, "compile_seconds": 2.0}
+    >>> facts = {"ceiling_gflops": 100.0, "compile_seconds": 2.0, "peak_memory_bytes": 2**29}
     >>> found = {"tokens_per_second": {"ours": 2e4, "generate": 1e4}, "facts": {"ours": facts}}
     >>> found |= {"work": {"width": 128, "layers": 4, "vocab": 256}}
     >>> line(found | {"ratio": {"median": 2.0, "least": 1.5, "most": 2.5}}, "128")[1:]
-    ['20,000', '-', '10,000', '2.00 (1.50 to 2.50)', '3', '54 (54 %)', '3.7', '2.0']
+    ['20,000', '-', '10,000', '2.00 (1.50 to 2.50)', '3', '54 (54 %)', '3.7', '2.0', '0.50', '-']
     """
     speed = found["tokens_per_second"]
     rate = lambda name: f"{speed[name]:,.0f}" if name in speed else "-"
@@ -124,7 +126,9 @@ def line(found: dict[str, Any], size: str) -> list[str]:
     cells = [work.name, rate("ours"), rate("one_thread"), rate("generate")]
     cells += [spread(found["ratio"]) if "ratio" in found else "-"]
     cells += [TARGETS.get(size, ""), f"{reached:.0f} ({100 * share:.0f} %)", best]
-    return [*cells, f"{ours['compile_seconds']:.1f}"]
+    gib = lambda facts: f"{facts['peak_memory_bytes'] / 2**30:.2f}"
+    theirs = found["facts"].get("generate")
+    return [*cells, f"{ours['compile_seconds']:.1f}", gib(ours), gib(theirs) if theirs else "-"]
 
 
 def main() -> None:

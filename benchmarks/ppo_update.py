@@ -4,13 +4,14 @@
     python -m benchmarks.ppo_update                         # all four sizes, about 45 minutes
     python -m benchmarks.ppo_update --sizes 64 128          # two of them; the others stay
     python -m benchmarks.ppo_update --dtype bfloat16        # ours multiplies in bf16, TRL does not
+    python -m benchmarks.ppo_update --draw                  # the tables anew, from the records
 
 An update is rollout, scoring and learning: 64 episodes of 8 + 24 tokens, 4 epochs of 4 minibatches,
 and value, reward and reference models of the policy's size. Four sides take turns: TRL (all cores);
 our run as it is by default; our run on one thread; and 8 lanes of a sweep, 4 in each of two worker
-processes with one thread each, whose time is divided by 8. A ratio is the median over neighbouring
-turns. Writes benchmarks/results/ppo_update.json and three tables in benchmarks/README.md; in bf16
-ppo_update_bfloat16.json and two. On a CPU TRL computes in float32 all the same: it is faster so.
+processes with one thread each, whose time is divided by 8. A ratio is the median over
+rounds. Writes benchmarks/results/ppo_update.json and three tables in benchmarks/README.md; in bf16
+ppo_update_bfloat16.json and tables of its own. TRL computes in `--peer-dtype`, float32.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 from benchmarks import ppo_update_table
 from benchmarks.ppo_update_work import SIZES, Work
-from benchmarks.records import ROOT, as_command
+from benchmarks.records import RESULTS, ROOT, as_command, stored_in
 from benchmarks.settings import Settings, add_options, results_of, settings_of
 from benchmarks.turns import (
     CORES,
@@ -88,21 +89,18 @@ class Sides:
         start = lambda share: self.ours(ONE_THREAD, lanes=len(share), strategy="map")
         return [start(share).ready() for share in shares]
 
-    def trl(self) -> Worker:
-        """TRL's trainer with all cores, on a CPU in float32, where its bf16 is slower."""
-        settings = self.settings
-        if settings.device == "cpu":
-            settings = dataclasses.replace(settings, dtype="float32")
-        given = settings.given(self.work, threads=CORES)
+    def trl(self, dtype: str) -> Worker:
+        """TRL's trainer with all cores."""
+        given = self.settings.given(self.work, threads=CORES) | {"dtype": dtype}
         return self.start([peer_python(TRL_PINS), str(TRL)], given, {}).ready()
 
 
-def measure(work: Work, settings: Settings, repeats: int, peer: bool) -> dict[str, Any]:
-    """All sides by turns."""
+def measure(work: Work, settings: Settings, repeats: int, peer: str | None) -> dict[str, Any]:
+    """All sides by turns; `peer` is the type TRL computes in, None without it."""
     with tempfile.TemporaryDirectory() as cache, ExitStack() as stack:
         sides = Sides(work, settings, Path(cache), stack)
-        trl = sides.trl() if peer else None
-        own = {"ours": sides.default, "trl": trl, "one_thread": sides.one_thread}
+        trl = sides.trl(peer) if peer else None
+        own = {"one_thread": sides.one_thread, "ours": sides.default, "trl": trl}
         workers = {k: v for k, v in own.items() if v is not None}
         seconds: dict[str, list[float]] = {k: [] for k in (*workers, "sweep")}
         ceilings: dict[str, list[float]] = {k: [] for k in workers}
@@ -138,6 +136,15 @@ def described(
     return found
 
 
+def draw() -> None:
+    """The tables of what has been measured."""
+    for mark in MARKS.values():
+        rows = stored_in(RESULTS / f"{mark.replace(' ', '_')}.json").get("sizes", {})
+        if rows:
+            ppo_update_table.write(rows, mark)
+    ppo_update_table.write_short()
+
+
 def main() -> None:
     """Measures the sizes asked for, and puts them beside those measured before."""
     parser = argparse.ArgumentParser(
@@ -146,21 +153,26 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
     parser.add_argument("--repeats", type=positive, help="turns of each side; default by size")
     parser.add_argument("--no-peer", action="store_true", help="ours alone")
+    parser.add_argument("--peer-dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--draw", action="store_true", help="the tables again, nothing measured")
     add_options(parser)
     args = parser.parse_args()
-    settings = settings_of(args)
-    usual = args.out is None and settings in MARKS and not args.no_peer
+    settings, peer = settings_of(args), None if args.no_peer else args.peer_dtype
+    if args.draw:
+        draw()
+        return
+    usual = args.out is None and settings in MARKS and peer == "float32"
     name = MARKS.get(settings, "ppo_update").replace(" ", "_")
     out = results_of(args, name, usual=usual)
     for size in args.sizes:
         repeats = args.repeats or REPEATS[size]
-        found = measure(SIZES[size], settings, repeats, not args.no_peer)
+        found = measure(SIZES[size], settings, repeats, peer)
         rows = ppo_update_table.merged(out, dataclasses.asdict(settings), size, found)
         write_json(out, {"settings": dataclasses.asdict(settings), "sizes": rows})
         print(" | ".join(ppo_update_table.line(found)), flush=True)
         print(f"others had of the cores: {found['others']}", flush=True)
         if usual:
-            ppo_update_table.write(rows, MARKS[settings])
+            draw()
 
 
 if __name__ == "__main__":

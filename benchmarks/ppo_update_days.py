@@ -1,31 +1,41 @@
-"""Whether two runs of benchmarks.ppo_update agree in their ratios: a table in benchmarks/README.md.
+"""Whether runs of benchmarks.ppo_update agree in their ratios: a table in benchmarks/README.md.
 
-python -m benchmarks.ppo_update --out benchmarks/results/ppo_update_earlier.json   # one day
-python -m benchmarks.ppo_update                                                    # another
-python -m benchmarks.ppo_update_days
-python -m benchmarks.ppo_update_days ONE.json OTHER.json       # of others; prints only
+    python -m benchmarks.ppo_update_days
+    python -m benchmarks.ppo_update_days ONE.json OTHER.json       # of others; prints only
+
+Every run that was made is kept: benchmarks/results/ppo_update_1.json and so on are earlier ones,
+ppo_update.json, of which the other tables are, is the last.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import put_table, table
 from benchmarks.ppo_update_table import SIDES, seconds
-from benchmarks.ppo_update_work import Work
+from benchmarks.ppo_update_work import SIZES, Work
 from benchmarks.records import PAGE, RESULTS, as_command, read_record
 from rlhf_jax.config import UserError
 
-USUAL = [RESULTS / "ppo_update_earlier.json", RESULTS / "ppo_update.json"]
 AGREE = 0.15  # asked of the ratios of two days before any was measured
-HEAD = ["size", "of", "ratio, earlier", "now", "apart", "seconds of TRL", "of ours", "measured"]
+HEAD = ["size", "of", "ratios", "apart", "seconds of TRL", "of ours", "turns", "measured (UTC)"]
+
+
+def usual() -> list[dict[str, Any]]:
+    """The sizes of every run that is kept, the last at the end."""
+    return [sizes_of(path) for path in (*earlier(), RESULTS / "ppo_update.json")]
+
+
+def earlier() -> list[Path]:
+    """The records of the runs before the last."""
+    return sorted(RESULTS.glob("ppo_update_[0-9].json"))
 
 
 def when(found: Mapping[str, Any]) -> str:
-    """The hour (UTC) at which a size was measured, where its record has it.
+    """The hour at which a size was measured, where its record has it.
 
     >>> when({"facts": {"ours": {"run": {"recorded": "2030-01-02T03:04:05+00:00"}}}})
     '2030-01-02 03:04'
@@ -34,14 +44,19 @@ def when(found: Mapping[str, Any]) -> str:
     return told[:16].replace("T", " ")
 
 
-def apart(day: Mapping[str, Any], other: Mapping[str, Any], side: str) -> float:
-    """By how much the ratios of two records of a size differ, as a share of the smaller."""
-    a, b = (found["ratio"][side]["median"] for found in (day, other))
-    return max(a, b) / min(a, b) - 1
+def apart(runs: Sequence[Mapping[str, Any]], side: str) -> float:
+    """How much larger than the least ratio of a side the largest is, as a share of the least."""
+    found = [run["ratio"][side]["median"] for run in runs]
+    return max(found) / min(found) - 1
 
 
-def lines(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each size that both have, and each side.
+def of_size(runs: Sequence[Mapping[str, Any]], size: str) -> list[Mapping[str, Any]]:
+    """What each run found of a size, of those that measured it."""
+    return [run[size] for run in runs if size in run]
+
+
+def lines(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A row for each size that two runs have, and each side.
 
     >>> row = lambda trl, ratio: {
     ...     "work": {"width": 64, "layers": 2, "vocab": 64},
@@ -49,21 +64,22 @@ def lines(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[list[str]]
     ...     "ratio": {"ours": {"median": ratio}, "sweep": {"median": 2 * ratio}},
     ...     "facts": {"ours": {}},
     ... }
-    >>> lines({"64": row(0.8, 4.0), "128": {}}, {"64": row(1.0, 5.0)})[0][1:7]
-    ['one run', '4.00', '5.00', '25 % (missed)', '0.8, 1', '0.2, 0.2']
+    >>> lines([{"64": row(0.8, 4.0), "128": {}}, {"64": row(1.0, 5.0)}])[0][1:7]
+    ['one run', '4.00, 5.00', '25 % (missed)', '0.8, 1', '0.2, 0.2', '1, 1']
     """
-    found = []
-    for size in (size for size in now if size in earlier):
-        days = earlier[size], now[size]
-        both = lambda side, days=days: ", ".join(seconds(day, side) for day in days)
-        for side, name in SIDES.items():
-            a, b = (day["ratio"][side]["median"] for day in days)
-            gap = apart(*days, side)
+    rows = []
+    for size in SIZES:
+        found = of_size(runs, size)
+        told = lambda of, found=found: ", ".join(of(run) for run in found)
+        for side, name in SIDES.items() if len(found) > 1 else ():
+            gap = apart(found, side)
             verdict = f"{100 * gap:.0f} %" + (" (missed)" if gap > AGREE else "")
-            cells = [name, f"{a:.2f}", f"{b:.2f}", verdict, both("trl"), both(side)]
-            measured = ", ".join(when(day) for day in days)
-            found.append([Work(**days[1]["work"]).name, *cells, measured])
-    return found
+            ratio = lambda run, side=side: f"{run['ratio'][side]['median']:.2f}"
+            cells = [name, told(ratio), verdict]
+            cells += [told(lambda run, of=of: seconds(run, of)) for of in ("trl", side)]
+            cells += [told(lambda run: str(len(run["seconds"]["trl"]))), told(when)]
+            rows.append([Work(**found[0]["work"]).name, *cells])
+    return rows
 
 
 def sizes_of(path: Path) -> dict[str, Any]:
@@ -73,16 +89,15 @@ def sizes_of(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Reads both records."""
+    """Reads the records."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("records", nargs="*", type=Path, help="two files; default: the usual ones")
+    parser.add_argument("records", nargs="*", type=Path, help="files; default: all that are kept")
     args = parser.parse_args()
-    if args.records and len(args.records) != 2:
-        raise UserError(f"two records are compared, not {len(args.records)}")
-    earlier, now = map(sizes_of, args.records or USUAL)
-    rows = lines(earlier, now)
+    if len(args.records) == 1:
+        raise UserError("one record cannot be compared: name two or more")
+    rows = lines([sizes_of(path) for path in args.records] or usual())
     print(table(HEAD, rows))
     if not args.records:
         put_table(PAGE, "ppo_update days", HEAD, rows)

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.markdown import put_table
 from benchmarks.ppo_update_work import SIZES, Work, gflop
-from benchmarks.records import PAGE, stored_in
+from benchmarks.records import PAGE, RESULTS, ROOT, stored_in
 from benchmarks.turns import spread
 
 TARGETS = {"64": (6, 12), "128": (3, 5), "256": (2, 3), "512": (1.5, 2)}  # one run, in a sweep
@@ -38,6 +38,15 @@ HEAD_MACHINE = [
     "peak memory, GiB: ours, cold / cached",
     "sweep, first / second process",
     "TRL",
+]
+HEAD_SHORT = [
+    "an update of",
+    "TRL, s",
+    "ours, s",
+    "times as fast",
+    "a run in a sweep of 8",
+    "in bf16",
+    "a run in a sweep of 8, in bf16",
 ]
 HEAD_MISSES = ["size", "of", "target", "reached", "seconds", "at the ceiling, s", "ratio there"]
 
@@ -120,9 +129,26 @@ def misses(rows: Mapping[str, Any]) -> list[list[str]]:
     return found or [["none", "", "", "", "", "", ""]]
 
 
+def short(rows: Mapping[str, Any], in_bf16: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table in README.md: how many times as fast as TRL, in both types."""
+    times = lambda row, side: f"{row['ratio'][side]['median']:.1f}" if row else "-"
+    found = []
+    for size, row in rows.items():
+        other = in_bf16.get(size)
+        ratios = [times(one, side) for one in (row, other) for side in SIDES]
+        found.append([Work(**row["work"]).name, seconds(row, "trl"), seconds(row, "ours"), *ratios])
+    return found
+
+
 def write(rows: Mapping[str, Any], mark: str) -> None:
-    """Puts the tables into benchmarks/README.md; what misses its target only of the usual run."""
+    """Puts the tables into benchmarks/README.md."""
     put_table(PAGE, mark, HEAD, [line(row, size) for size, row in rows.items()])
     put_table(PAGE, f"{mark} machine", HEAD_MACHINE, [machine(row) for row in rows.values()])
-    if mark == "ppo_update":
-        put_table(PAGE, f"{mark} misses", HEAD_MISSES, misses(rows))
+    put_table(PAGE, f"{mark} misses", HEAD_MISSES, misses(rows))
+
+
+def write_short() -> None:
+    """Puts the table of both types into README.md."""
+    both = [stored_in(RESULTS / f"{name}.json") for name in ("ppo_update", "ppo_update_bfloat16")]
+    table_rows = short(*(found.get("sizes", {}) for found in both))
+    put_table(ROOT / "README.md", "ppo_update", HEAD_SHORT, table_rows)

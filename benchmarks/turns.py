@@ -3,7 +3,7 @@
 A worker reads one line of JSON, its settings, gets ready (imports, compilation, warm-up) and says
 `ready`. Then it answers each line with a line: `again` with the seconds of one piece of work,
 `facts` with JSON, and what else it knows. What a machine does to its speed from minute to minute
-(heat, neighbours) meets both sides of a pair of turns alike, so ratios are of neighbouring turns.
+(heat, neighbours) meets both sides of a pair of turns alike, so ratios are of one round.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def others(workers: Sequence[Worker]) -> dict[str, float]:
 
 
 def ratios(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
-    """How many times longer they take: median and range over neighbouring turns.
+    """How many times longer they take: median and range over rounds.
 
     >>> ratios([2.0, 3.0, 8.0], [1.0, 1.0, 2.0])
     {'median': 3.0, 'least': 2.0, 'most': 4.0}

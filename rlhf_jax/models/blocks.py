@@ -56,8 +56,8 @@ def transposed(x: Array, *, like: Array) -> Array:
 
     On a CPU it is copied before the product if that is one of a batch, or has at least as many rows
     as columns (K >= M): XLA's kernel for these takes longer without than the copy does. In bf16 it
-    always is, as a row of numbers that gets its shape back: XLA multiplies in float32, half as
-    fast, what has the layout of a transpose.
+    always is. What is copied is one row of numbers, which then gets its shape: a matrix with the
+    layout of a transpose XLA would convert to float32 before a product in bf16.
     """
     copied = x.ndim > 2 or x.shape[-1] >= like.shape[-1] or x.dtype != jnp.float32
     flipped = jnp.swapaxes(x, -1, -2)

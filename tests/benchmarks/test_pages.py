@@ -29,9 +29,7 @@ def of_misses():
 
 
 def of_days():
-    return ppo_update_days.HEAD, ppo_update_days.lines(
-        *map(ppo_update_days.sizes_of, ppo_update_days.USUAL)
-    )
+    return ppo_update_days.HEAD, ppo_update_days.lines(ppo_update_days.usual())
 
 
 def of_decode():
@@ -57,6 +55,11 @@ def of_classic():
 )
 def test_a_table_on_speed_is_that_of_its_record(made):
     assert table(*made()) in PAGE.read_text()
+
+
+def test_the_table_of_the_front_page_is_that_of_its_records():
+    found = ppo_update_table.short(sizes("ppo_update"), sizes("ppo_update_bfloat16"))
+    assert table(ppo_update_table.HEAD_SHORT, found) in (ROOT / "README.md").read_text()
 
 
 def test_the_table_of_the_classic_benchmark_is_that_of_its_record():

@@ -1,6 +1,7 @@
 """The language model: who sees whom, padding, the cache, and how parameters are laid out."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -236,6 +237,15 @@ def test_the_gradient_of_a_product_is_that_of_autodiff(shape, dtype, atol):
         assert all(g.dtype == dtype for g in found)
         for a, b in zip(found, wanted):
             np.testing.assert_allclose(a.astype(jnp.float32), b, atol=atol * np.abs(b).max())
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's CPU compiler")
+def test_products_in_bf16_are_not_computed_in_float32():
+    x, y = jnp.ones((64, 32), jnp.bfloat16), jnp.ones((32, 128), jnp.bfloat16)
+    total = lambda x, y: jnp.sum(jnp.sin(matmul(x, y)))
+    program = jax.jit(jax.grad(total, (0, 1))).lower(x, y).compile().as_text()
+    assert program.count(" dot(") == 3
+    assert not re.search(r"= f32\[(64,32|32,64|32,128)\]\S* convert", program)
 
 
 def test_init_over_lanes_equals_init_of_each(params):
