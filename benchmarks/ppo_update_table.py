@@ -34,7 +34,9 @@ HEAD_MACHINE = [
     "ceiling, GFLOP/s",
     "one run on 1 thread, s",
     "compile, s: cold / cached",
+    "of it XLA",
     "sweep",
+    "of it XLA",
     "peak memory, GiB: ours, cold / cached",
     "sweep, first / second process",
     "TRL",
@@ -95,7 +97,9 @@ def machine(found: Mapping[str, Any]) -> list[str]:
     speed = lambda side: gflop(work) / median(found["seconds"][side])
     share = lambda side: f"{100 * speed(side) / ceilings.get(side, ceilings['ours']):.0f} %"
     rate = lambda side: f"{speed(side):.0f} ({share(side)})" if side in found["seconds"] else "-"
-    pair = lambda facts: " / ".join(f"{fact['compile_seconds']:.1f}" for fact in facts)
+    pair = lambda facts, key="compile_seconds": " / ".join(
+        f"{fact[key]:.1f}" if key in fact else "-" for fact in facts
+    )
     gib = lambda *facts: " / ".join(f"{fact['peak_memory_bytes'] / 2**30:.2f}" for fact in facts)
     facts, sweep = found["facts"], found["sweep_facts"]
     return [
@@ -108,7 +112,9 @@ def machine(found: Mapping[str, Any]) -> list[str]:
         f"{ceilings['ours']:.0f}",
         seconds(found, "one_thread"),
         pair([found["cold"], facts["ours"]]),
+        pair([found["cold"], facts["ours"]], "xla_seconds"),
         pair(sweep),
+        pair(sweep, "xla_seconds"),
         gib(found["cold"], facts["ours"]),
         gib(*sweep),
         gib(facts["trl"]),

@@ -80,6 +80,23 @@ def xla_flops(compiled: Any) -> float | None:
     return None if not found else float(found.get("flops", 0.0))
 
 
+def watched() -> list[float]:
+    """Fills with the seconds XLA takes over each program: to compile it, or load it from a cache.
+
+    What is left of a compilation is tracing and lowering.
+    """
+    import jax
+
+    found: list[float] = []
+
+    def keep(event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(keep)
+    return found
+
+
 def timed(work: Callable[[], None]) -> float:
     """Seconds."""
     start = time.monotonic()
@@ -100,9 +117,9 @@ def main() -> None:
 
     pipeline = pipeline_of(Work(**given["work"]), run, given["dtype"])
     frozen = frozen_of(pipeline)
-    count = given.get("lanes")
+    count, in_xla = given.get("lanes"), watched()
     made = lanes(pipeline, frozen, count, given["strategy"]) if count else single(pipeline, frozen)
-    update, compile_seconds, program = made
+    (update, compile_seconds, program), xla_seconds = made, in_xla[-1]
     warm_up = timed(update)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -110,6 +127,7 @@ def main() -> None:
             case "facts":
                 facts = {
                     "compile_seconds": compile_seconds,
+                    "xla_seconds": xla_seconds,
                     "first_update_seconds": warm_up,
                     "xla_flops": xla_flops(program),
                     "peak_memory_bytes": peak_memory(),
