@@ -1,4 +1,4 @@
-"""Seconds of TRL's own PPO update in float32 and in bf16: which of them ours is put beside.
+"""Seconds of TRL's own PPO update in float32 and in bf16.
 
     benchmarks/peers/setup.sh trl_ppo                  # once
     python -m benchmarks.peer_types                    # d 128, 256 and 512, six minutes

@@ -3,7 +3,7 @@
     benchmarks/peers/setup.sh trl_ppo                       # once
     python -m benchmarks.ppo_update                         # all four sizes, about 45 minutes
     python -m benchmarks.ppo_update --sizes 64 128          # two of them; the others stay
-    python -m benchmarks.ppo_update --dtype bfloat16        # ours multiplies in bf16, TRL does not
+    python -m benchmarks.ppo_update --dtype bfloat16        # both in bf16
     python -m benchmarks.ppo_update --draw                  # the tables anew, from the records
 
 An update is rollout, scoring and learning: 64 episodes of 8 + 24 tokens, 4 epochs of 4 minibatches,
@@ -11,7 +11,7 @@ and value, reward and reference models of the policy's size. Four sides take tur
 our run as it is by default; our run on one thread; and 8 lanes of a sweep, 4 in each of two worker
 processes with one thread each, whose time is divided by 8. A ratio is the median over
 rounds. Writes benchmarks/results/ppo_update.json and three tables in benchmarks/README.md; in bf16
-ppo_update_bfloat16.json and tables of its own. TRL computes in `--peer-dtype`, float32.
+ppo_update_bfloat16.json and tables of its own.
 """
 
 from __future__ import annotations
@@ -153,15 +153,17 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
     parser.add_argument("--repeats", type=positive, help="turns of each side; default by size")
     parser.add_argument("--no-peer", action="store_true", help="ours alone")
-    parser.add_argument("--peer-dtype", choices=("float32", "bfloat16"), default="float32")
+    types = ("float32", "bfloat16")
+    parser.add_argument("--peer-dtype", choices=types, help="TRL's; default: as ours")
     parser.add_argument("--draw", action="store_true", help="the tables again, nothing measured")
     add_options(parser)
     args = parser.parse_args()
-    settings, peer = settings_of(args), None if args.no_peer else args.peer_dtype
+    settings = settings_of(args)
+    peer = None if args.no_peer else args.peer_dtype or settings.dtype
     if args.draw:
         draw()
         return
-    usual = args.out is None and settings in MARKS and peer == "float32"
+    usual = args.out is None and settings in MARKS and peer == settings.dtype
     name = MARKS.get(settings, "ppo_update").replace(" ", "_")
     out = results_of(args, name, usual=usual)
     for size in args.sizes:

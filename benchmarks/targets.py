@@ -82,7 +82,7 @@ def updates() -> Iterator[Row]:
     sizes, command = record("ppo_update")["sizes"], "benchmarks.ppo_update"
     yield from ratios(sizes, "", command)
     in_bf16 = record("ppo_update_bfloat16")["sizes"]
-    yield from ratios(in_bf16, ", ours in bf16", f"{command} --dtype bfloat16")
+    yield from ratios(in_bf16, ", both in bf16", f"{command} --dtype bfloat16")
     for size, row in sizes.items():
         cold, warm = (x["compile_seconds"] for x in (row["cold"], row["facts"]["ours"]))
         what = f"compilation of one run, d {size}"
