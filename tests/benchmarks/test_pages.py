@@ -2,7 +2,16 @@
 
 import pytest
 
-from benchmarks import classic, decode, operations, ppo_update_days, ppo_update_table, targets
+from benchmarks import (
+    classic,
+    decode,
+    operations,
+    peer_types,
+    ppo_update_days,
+    ppo_update_table,
+    precision,
+    targets,
+)
 from benchmarks.markdown import table
 from benchmarks.records import PAGE, RESULTS, ROOT, read_record
 from rlhf_jax.config import UserError
@@ -32,6 +41,16 @@ def of_days():
     return ppo_update_days.HEAD, ppo_update_days.lines(ppo_update_days.usual())
 
 
+def of_peer_types():
+    rows = read_record(RESULTS / "peer_types.json")
+    return peer_types.HEAD, [peer_types.line(*row) for row in rows.items()]
+
+
+def of_precision():
+    rows = read_record(RESULTS / "precision.json")["rows"]
+    return precision.HEAD, [precision.line(row) for row in rows]
+
+
 def of_decode():
     return decode.HEAD, [decode.line(row, size) for size, row in sizes("decode").items()]
 
@@ -51,7 +70,18 @@ def of_classic():
 
 
 @pytest.mark.parametrize(
-    "made", [of_update, of_update_in_bf16, of_misses, of_days, of_decode, of_operations, of_targets]
+    "made",
+    [
+        of_update,
+        of_update_in_bf16,
+        of_misses,
+        of_days,
+        of_peer_types,
+        of_precision,
+        of_decode,
+        of_operations,
+        of_targets,
+    ],
 )
 def test_a_table_on_speed_is_that_of_its_record(made):
     assert table(*made()) in PAGE.read_text()
