@@ -46,9 +46,9 @@ HEAD_SHORT = [
     "TRL, s",
     "ours, s",
     "times as fast",
-    "a run in a sweep of 8",
-    "in bf16",
-    "a run in a sweep of 8, in bf16",
+    "times as fast: a run in a sweep of 8",
+    "times as fast, in bf16",
+    "times as fast, in bf16: a run in a sweep of 8",
 ]
 HEAD_MISSES = ["size", "of", "target", "reached", "seconds", "at the ceiling, s", "ratio there"]
 

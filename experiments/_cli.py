@@ -34,6 +34,8 @@ class Program:
         self.run, self.check = run, check
         self.failures: list[str] = []
         self.refused = False  # because of the settings, before anything ran
+        self.starting = False  # a job is not past its settings yet
+        self.typed: list[str] | None = None  # by the user, where a run is resumed: not what it had
         self.resume: Path | None = None  # the sweep that is gone on with
         self.root: Path | None = None  # the sweep that runs in lanes
         self.ran = False  # a batch of it
@@ -43,10 +45,12 @@ class Program:
         """One job, in this process."""
         job = HydraConfig.get()
         output_dir = Path(job.runtime.output_dir)
+        self.starting = True
         try:
             settings = self.convert(config)
-            for line in self.hints(settings, job.overrides.task):
+            for line in self.hints(settings, self.typed or job.overrides.task):
                 warn(line)
+            self.starting = False
             self.run(settings, output_dir)
         except (UserError, OmegaConfBaseException) as error:  # Hydra would print a line of its own
             label = f"{os.path.relpath(output_dir)}: " if job.mode == RunMode.MULTIRUN else ""
@@ -124,6 +128,8 @@ def launch(
         if resumable:
             check_free(sys.argv[1:])
             earlier |= settings_files(sys.argv[1:])
+            if last("resume", sys.argv[1:]) is not None:
+                task.typed = sys.argv[1:]
             sys.argv[1:], task.resume = resumed_sweep(sys.argv[1:])
             sys.argv[1:] = resumed(sys.argv[1:], groups)
         task.keep("hydra.run.dir", sys.argv[1:])
@@ -139,7 +145,7 @@ def launch(
         task.failures.append(f"{error.filename}: {error.strerror}")
     finally:  # of an error of another kind too: other jobs may have failed before it
         task.close()
-        if task.refused:  # a refused change is not part of the run
+        if task.refused or task.starting:  # a change that did not begin is not part of the run
             for path, data in earlier.items():
                 path.write_bytes(data)
         for failure in task.failures:

@@ -23,7 +23,8 @@ def run(folder, module, *arguments, **options):
     cache = str(folder / "cache")
     env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "RLHF_JAX_CACHE": cache}
     command = [sys.executable, "-m", f"experiments.{module}", *arguments]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, **options)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.run(command, cwd=folder, env=env, text=True, **streams)
 
 
 def rlhf(folder, *arguments):
@@ -99,6 +100,7 @@ def test_resuming_a_finished_run_adds_no_rows(finished):
     shutil.copytree(folder / "run", folder / "again")
     done = run(folder, "rlhf", "resume=again")
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no word on settings that nobody typed
     before, after = (rows(folder / name / "metrics.jsonl") for name in ("run", "again"))
     place = ("stage", "update")
     assert [[r[k] for k in place] for r in after] == [[r[k] for k in place] for r in before]
@@ -116,6 +118,19 @@ def test_resuming_with_another_setting_is_refused_and_leaves_no_trace(finished):
     assert done.returncode == 2
     assert "begun with other settings (algo.kl_coef: 0.15 then, 0.3 now)" in done.stderr
     assert (folder / "other" / ".hydra" / "config.yaml").read_bytes() == stored
+
+
+def test_resuming_that_ends_before_it_begins_leaves_no_trace(finished):
+    """Here because nobody reads the warning that is printed first."""
+    folder, _ = finished
+    shutil.copytree(folder / "run", folder / "unheard")
+    stored = (folder / "unheard" / ".hydra" / "config.yaml").read_bytes()
+    unread, stderr = os.pipe()
+    os.close(unread)
+    done = run(folder, "rlhf", "resume=unheard", "algo.huber_delta=2.0", stderr=stderr)
+    os.close(stderr)
+    assert done.returncode != 0
+    assert (folder / "unheard" / ".hydra" / "config.yaml").read_bytes() == stored
 
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
