@@ -36,6 +36,7 @@ class Program:
         self.refused = False  # because of the settings, before anything ran
         self.starting = False  # a job is not past its settings yet
         self.typed: list[str] | None = None  # by the user, where a run is resumed: not what it had
+        self.earlier: dict[Path, bytes] = {}  # the settings of what is resumed
         self.resume: Path | None = None  # the sweep that is gone on with
         self.root: Path | None = None  # the sweep that runs in lanes
         self.ran = False  # a batch of it
@@ -93,7 +94,13 @@ class Program:
         self.failures += lines
 
     def close(self) -> None:
-        """Takes away a sweep that was refused; writes the report of one that ran."""
+        """Takes away a sweep that was refused; writes the report of one that ran.
+
+        A change of settings that did not begin is not part of the run that was to go on.
+        """
+        if self.refused or self.starting:
+            for path, data in self.earlier.items():
+                path.write_bytes(data)
         if self.root is not None and not begun(self.root):
             self.discard(self.root)
         elif self.root is not None and self.ran and ended(self.root):
@@ -120,20 +127,9 @@ def launch(
     register_schemas(groups, **{f"base_{config_name}": schema})
     register()
     task = Program(program, check)
-    earlier: dict[Path, bytes] = {}  # the settings of what is resumed
     main = hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)
     try:
-        sys.argv[1:] = sorted(sys.argv[1:], key=MULTIRUN.__contains__)  # argparse wants it so
-        check_choices(sys.argv[1:], groups)
-        if resumable:
-            check_free(sys.argv[1:])
-            earlier |= settings_files(sys.argv[1:])
-            if last("resume", sys.argv[1:]) is not None:
-                task.typed = sys.argv[1:]
-            sys.argv[1:], task.resume = resumed_sweep(sys.argv[1:])
-            sys.argv[1:] = resumed(sys.argv[1:], groups)
-        task.keep("hydra.run.dir", sys.argv[1:])
-        task.keep("hydra.sweep.dir", sys.argv[1:])
+        sys.argv[1:] = prepare(task, sys.argv[1:], groups, resumable)
         main(task)()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         task.refused = True
@@ -145,10 +141,24 @@ def launch(
         task.failures.append(f"{error.filename}: {error.strerror}")
     finally:  # of an error of another kind too: other jobs may have failed before it
         task.close()
-        if task.refused or task.starting:  # a change that did not begin is not part of the run
-            for path, data in earlier.items():
-                path.write_bytes(data)
         for failure in task.failures:
             print(f"error: {failure}", file=sys.stderr)
     if task.failures:
         sys.exit(2)
+
+
+def prepare(
+    task: Program, typed: Sequence[str], groups: Collection[str], resumable: bool
+) -> list[str]:
+    """What was typed, checked, as Hydra is given it; where a run is resumed, with its settings."""
+    arguments = sorted(typed, key=MULTIRUN.__contains__)  # argparse wants it so
+    check_choices(arguments, groups)
+    if resumable:
+        check_free(arguments)
+        task.earlier = settings_files(arguments)
+        task.typed = None if last("resume", arguments) is None else arguments
+        arguments, task.resume = resumed_sweep(arguments)
+        arguments = resumed(arguments, groups)
+    task.keep("hydra.run.dir", arguments)
+    task.keep("hydra.sweep.dir", arguments)
+    return arguments

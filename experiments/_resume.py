@@ -133,12 +133,17 @@ def settings_files(arguments: Sequence[str]) -> dict[Path, bytes]:
 def stored_config(key: str, run: str) -> DictConfig:
     """The settings a run directory was made with; `key` is the setting that named it."""
     if not (Path(run) / ".hydra" / "config.yaml").is_file():
-        raise ConfigError(key, run, "not a run directory (no .hydra/config.yaml)")
+        is_sweep = (Path(run) / "multirun.yaml").is_file()
+        what = f"is a sweep; give one of its runs, such as {Path(run) / '0'}"
+        accepted = what if is_sweep else "not a run directory (no .hydra/config.yaml)"
+        raise ConfigError(key, run, accepted)
     try:
         config = OmegaConf.load(Path(run) / ".hydra" / "config.yaml")
         name = OmegaConf.select(config, "task.name")
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError):
         raise ConfigError(key, run, "its .hydra/config.yaml cannot be read") from None
+    if isinstance(config, DictConfig) and "env" in config:
+        raise ConfigError(key, run, "is a run of experiments.ppo; give one of experiments.rlhf")
     if not isinstance(config, DictConfig) or name not in TASKS:
         wanted = f"its .hydra/config.yaml has task.name={name}, not one of {', '.join(TASKS)}"
         raise ConfigError(key, run, wanted)

@@ -108,6 +108,6 @@ class ClassicConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     ppo: ClassicPPOConfig = field(default_factory=ClassicPPOConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    frames: int = number(12, POSITIVE)  # pictures through training
+    frames: int = number(12, POSITIVE)  # pictures through training, beside that of its start
     sink: SinkConfig = field(default_factory=SinkConfig)
     run: RunConfig = field(default_factory=RunConfig)

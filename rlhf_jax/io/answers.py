@@ -13,7 +13,7 @@ from rich.text import Text
 from rlhf_jax.io.console import short_number
 from rlhf_jax.report.names import algorithm, describe
 
-SHOWN = ("gold/score", "objective/scores", "objective/kl")
+SHOWN = ("gold/score", "objective/scores", "log_ratio")
 
 
 def print_answers(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 from rich.console import Console
@@ -55,6 +55,19 @@ def stage_progress(
             yield _LiveBar(progress, stage, total)
     else:
         yield _PlainBar(stage, total, lambda line: console.print(Text(line), soft_wrap=True))
+
+
+@contextmanager
+def waiting(what: str, enabled: bool = True, console: Console | None = None) -> Iterator[None]:
+    """Shows on a terminal that something without steps is under way; elsewhere nothing.
+
+    >>> with waiting("compiling ppo", enabled=False):
+    ...     pass
+    """
+    console = console or Console()
+    live = enabled and console.is_terminal and not console.is_dumb_terminal
+    with console.status(Text(what)) if live else nullcontext():
+        yield
 
 
 def short_number(value: float) -> str:

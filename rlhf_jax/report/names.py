@@ -25,6 +25,9 @@ QUANTITIES = {
     "objective/kl": Quantity(
         "KL from the start", "nats/text", "how far the policy moved away from the SFT policy"
     ),
+    "log_ratio": Quantity(
+        "log-ratio", "nats", "log tuned / reference of this text; its mean is the KL"
+    ),
     "objective/kl_coef": Quantity("KL coefficient", "points/nat", "price of moving away"),
     "objective/entropy": Quantity(
         "entropy", "nats/text", "how varied the texts are; near 0: always the same text"

@@ -100,8 +100,16 @@ def _summarize(question: Question, console: Console) -> None:
             numbers = [" ".join(told(e, e.runs if e else 0)) for e in (found, kl)]
             table.add_row(arm.label, *numbers, str(arm.runs))
     console.print(table)
-    for answer in [a for a in answers(question) if a.found.sure][:TERMINAL_ROWS]:
-        console.print(Text(f"- {answer.sentence}"))
+    for line in _told(question):
+        console.print(Text(f"- {line}"))
+
+
+def _told(question: Question) -> list[str]:
+    """What was found, or that nothing was; how many comparisons the page has beside."""
+    found = answers(question)
+    lines = [a.sentence for a in ([a for a in found if a.found.sure] or found)[:TERMINAL_ROWS]]
+    more = len(found) - len(lines)
+    return lines + [f"{more} further comparison{'s' * (more > 1)} on the page."] * (more > 0)
 
 
 def render(question: Question) -> str:

@@ -107,8 +107,8 @@ def make_complete(
 ) -> Callable[[Params, Frozen, Sequences, Key], tuple[Evaluation, Evaluation]]:
     """`(policy, frozen, prompts, key)` to the completions of both models, from the same key.
 
-    In both, `kl` is log(tuned / reference) of the completion: for the tuned model's own it
-    estimates its KL divergence, for the reference's it says how the tuned model sees that text.
+    In both, `kl` is log(tuned / reference) of the completion: over the tuned model's own its mean
+    estimates the KL divergence, of the reference's it says how the tuned model sees that text.
     """
 
     def on_model(params: Params, policy: Params, frozen: Frozen, prompts: Sequences, key: Key):
@@ -167,10 +167,8 @@ def answer(answerer: Answerer, prompts: Sequence[str], turn: int = 0) -> list[An
         padded = pad_rows([encoded[i] for i in full], min(width, longest), left=True)
         tuned, reference = answerer.complete(padded, jax.random.fold_in(key, batch))
         sides = {"tuned": side(answerer, tuned), "reference": side(answerer, reference)}
-        # The reference's KL to itself is 0; `log_ratio` keeps how the tuned model sees its text.
         for k, i in enumerate(taken):
             row = {name: rows_of_side[k] for name, rows_of_side in sides.items()}
-            row["reference"] = row["reference"] | {"objective/kl": 0.0}
             answers.append(
                 {"prompt": prompts[i], "sample": (start + k) % answerer.num_samples} | row
             )
@@ -184,7 +182,7 @@ def side(answerer: Answerer, evaluation: Evaluation) -> list[dict[str, Any]]:
     texts = decode_rows(answerer.codec, rollout.completion_tokens, rollout.completion_mask)
     ended = np.any(rollout.completion_tokens == answerer.codec.eos_id, axis=1)
     columns = {"gold/score": found.gold} if answerer.has_gold else {}
-    columns |= {"objective/scores": found.reward, "objective/kl": found.kl, "log_ratio": found.kl}
+    columns |= {"objective/scores": found.reward, "log_ratio": found.kl}
     return [
         {"text": text, "finished": bool(ended[i])}
         | {name: float(values[i]) for name, values in columns.items()}

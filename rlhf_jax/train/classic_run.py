@@ -15,7 +15,7 @@ from rlhf_jax.config import ClassicConfig, ConfigError, GridworldConfig
 from rlhf_jax.envs.layout import load_layout
 from rlhf_jax.envs.make import make_env
 from rlhf_jax.exact.mdp import optimal_policy, policy_values
-from rlhf_jax.io.console import stage_progress
+from rlhf_jax.io.console import stage_progress, waiting
 from rlhf_jax.io.params import save_params
 from rlhf_jax.io.run_dir import RunDir, config_hash, run_facts, write_json
 from rlhf_jax.io.sinks import Sink, make_sinks
@@ -72,7 +72,8 @@ def record(
     start, rows = time.monotonic(), []
     progress = stage_progress(STAGE, total, enabled=config.run.progress)
     with closing(source(config)) as coming:
-        with watchdog.guard(f"{STAGE} compilation"):
+        compiling = f"compiling {STAGE}"
+        with watchdog.guard(compiling), waiting(compiling, config.run.progress):
             piece = next(coming)
         frames = [piece.frame]
         with stop_requests() as asked, progress as bar:
@@ -187,5 +188,6 @@ def draw(config: ClassicConfig, frames: list[Frame], run_dir: RunDir) -> list[Pa
     if "seed" in curves:
         first = curves["seed"] == config.seed
         curves = {k: v[first] for k, v in curves.items()}
-    pictures, gif = save_frames(run, curves, run_dir.plots)
+    with waiting("drawing the pictures", config.run.progress):
+        pictures, gif = save_frames(run, curves, run_dir.plots)
     return [*pictures, gif]

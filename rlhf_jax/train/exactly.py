@@ -43,7 +43,7 @@ def exact_tables(pipeline: Pipeline, frozen: Frozen) -> Tables | None:
     exact = pipeline.task.exact
     if exact is None:
         return None
-    with pipeline.session.guard("listing the completions"):
+    with pipeline.session.busy("listing the completions"):
         ref = jax.jit(lambda params: walk(pipeline, pipeline.config, params))(frozen.reference)
         return ref, reward_table(pipeline, frozen, exact)
 

@@ -16,7 +16,7 @@ from jax import lax
 
 from rlhf_jax.config import RunConfig, UserError
 from rlhf_jax.io.checkpoint import CheckpointStore
-from rlhf_jax.io.console import stage_progress
+from rlhf_jax.io.console import stage_progress, waiting
 from rlhf_jax.io.run_dir import RunDir, flat
 from rlhf_jax.io.sinks import Sink, truncate_after
 from rlhf_jax.io.watchdog import Watchdog
@@ -58,6 +58,12 @@ class Session:
     ) -> AbstractContextManager[None]:
         """Watches a compiled call (or a compilation) that may never return."""
         return Watchdog(self.run.stall_seconds, saved).guard(call)
+
+    @contextmanager
+    def busy(self, call: str) -> Iterator[None]:
+        """`guard` of a call outside a stage's loop, which a terminal names while it runs."""
+        with self.guard(call), waiting(call, self.run.progress):
+            yield
 
 
 def repeat(step: Callable[..., tuple[TrainState, Metrics]]) -> Callable[..., Any]:

@@ -51,7 +51,7 @@ def run_preference(pipeline: Pipeline, frozen: Frozen) -> TrainState:
     accuracy = preference.make_evaluate(model, algo.loss)
     advance, seconds = compiled(pipeline, step, state, data, hparams)
     look = jax.jit(make_look(pipeline, frozen))
-    with pipeline.session.guard(f"compiling the evaluation of {algo.name}"):
+    with pipeline.session.busy(f"compiling the evaluation of {algo.name}"):
         measure, more = compile_timed(accuracy, state.params, heldout)
     return run_tuning(
         pipeline,
@@ -67,7 +67,7 @@ def run_preference(pipeline: Pipeline, frozen: Frozen) -> TrainState:
 def compiled(pipeline: Pipeline, step: Callable, state: TrainState, data: Any, hparams: dict):
     """A repeated step over fixed data as the loop calls it, and the seconds to compile it."""
     count = jnp.asarray(1, jnp.int32)
-    with pipeline.session.guard(f"compiling {pipeline.config.algo.name}"):
+    with pipeline.session.busy(f"compiling {pipeline.config.algo.name}"):
         step, seconds = compile_timed(step, state, data, hparams, count, donate=True)
     return lambda state, n: step(state, data, hparams, jnp.asarray(n, jnp.int32)), seconds
 
@@ -81,7 +81,7 @@ def referenced(
     settings = sft_settings(pipeline) | {"split": split, "kind": kind}
 
     def compute() -> Params:
-        with pipeline.session.guard("reference log-probs"):
+        with pipeline.session.busy("reference log-probs"):
             prepare = jax.jit(make_data(pipeline.model, loss))
             return stored(jax.block_until_ready(prepare(reference, pairs)))
 
@@ -132,7 +132,7 @@ def scored_samples(
     draw = best_of_n.make_samples(pipeline.model, config, n=n, special=codec.special)
     score = make_score(config.task.reward, pipeline.model, task.in_graph, codec.special)
     key = stream(pipeline.key, purpose)
-    with pipeline.session.guard(f"sampling for {config.algo.name}"):
+    with pipeline.session.busy(f"sampling for {config.algo.name}"):
         rollout = jax.jit(draw)(frozen.reference, jax.device_put(prompts), key)
         if pipeline.score_host is None:
             scores = np.asarray(jax.jit(in_parts(score))(frozen, rollout))

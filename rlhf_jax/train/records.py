@@ -123,8 +123,8 @@ def shown_columns(
     config: RLHFConfig, task: Task, evaluation: Evaluation, known: Columns
 ) -> Columns:
     """What is told about single completions."""
-    wanted = ("objective/scores", "reward_model/score", "objective/kl")
-    kept = {k: v for k, v in known.items() if k in wanted}
+    kept = {k: v for k, v in known.items() if k in ("objective/scores", "reward_model/score")}
+    kept["log_ratio"] = known["objective/kl"]  # of one text; only its mean is a divergence
     if task.gold is None or config.task.reward == "gold":
         return kept
     return {"gold/score": np.asarray(evaluation.gold)} | kept

@@ -13,7 +13,7 @@ from typing import Any
 from rlhf_jax.checks import check_task
 from rlhf_jax.config import ConfigError, RLHFConfig
 from rlhf_jax.io.comparison import print_comparison, print_run_dir, print_samples
-from rlhf_jax.io.console import note
+from rlhf_jax.io.console import note, waiting
 from rlhf_jax.io.run_dir import (
     RunDir,
     config_hash,
@@ -42,7 +42,8 @@ def run_rlhf(config: RLHFConfig, path: Path) -> None:
     """Trains, compares, and writes summary.json, samples.jsonl and the plots of a run."""
     start = time.monotonic()
     summary, samples = run_recorded(config, path, start)
-    plot_run(path)
+    with waiting("drawing the plots", config.run.progress):
+        plot_run(path)
     print_comparison(summary["before"], summary["after"], name=config.algo.name)
     print_samples(samples[: config.eval.num_samples], name=config.algo.name)
     print_run_dir(path)
@@ -127,6 +128,8 @@ def new_or_resumed(config: RLHFConfig, path: Path) -> RunDir:
     listed = differences(json.loads(begun.read_text()), decisive) if begun.exists() else ""
     if listed:
         raise ConfigError("resume", str(path), f"was begun with other settings ({listed})")
+    if run_dir.summary.exists():
+        note("the run has ended before: nothing is trained, only evaluated and drawn again")
     run_dir.create()
     if not begun.exists():
         write_json(begun, decisive)

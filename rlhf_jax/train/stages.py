@@ -143,7 +143,7 @@ def run_supervised(
     step, data, hparams = training
     metric, evaluate, heldout = evaluation
     count = jnp.asarray(config.log_every, jnp.int32)
-    with pipeline.session.guard(f"compiling {name}"):
+    with pipeline.session.busy(f"compiling {name}"):
         advance, compile_step = compile_timed(step, state, data, hparams, count, donate=True)
         measure, compile_evaluate = compile_timed(evaluate, state.params, heldout)
     last: dict[str, float] = {}
@@ -183,7 +183,7 @@ def rescaled(pipeline: Pipeline, reference: Params, reward: Params) -> Params:
     frozen = Frozen(reference=reference, reward=reward)
     prompts = jax.device_put(first_rows(pipeline.task.train_prompts, 512))
     evaluate = jax.jit(make_evaluation(pipeline))
-    with pipeline.session.guard("normalising the reward model"):
+    with pipeline.session.busy("normalising the reward model"):
         scores = evaluate(
             reference, frozen, prompts, stream(pipeline.stage_key, "normalize")
         ).reward

@@ -51,7 +51,7 @@ def run_sampled(pipeline: Pipeline, frozen: Frozen) -> TrainState:
     hparams = split_dynamic(config)[1]
     state = jax.tree.map(jnp.copy, make_init(config)(config, frozen, pipeline.key))
     args = (state, jax.device_put(pipeline.task.train_prompts), frozen, hparams)
-    with pipeline.session.guard(f"compiling {config.algo.name}"):
+    with pipeline.session.busy(f"compiling {config.algo.name}"):
         if pipeline.score_host is None:
             step, seconds = compile_timed(steps.train_step, *args, donate=True)
             advance = lambda state, n: step(state, *args[1:])
@@ -109,13 +109,13 @@ def compile_evaluation(
     prompts = first_rows(pipeline.task.eval_prompts, pipeline.config.eval.num_prompts)
     prompts, key = jax.device_put(prompts), stream(pipeline.key, "evaluate")
     args = (frozen.reference, frozen, prompts, key)
-    with pipeline.session.guard("compiling the evaluation"):
+    with pipeline.session.busy("compiling the evaluation"):
         compiled, seconds = compile_timed(make_evaluation(pipeline), *args)
     record = pipeline.session.stages["evaluate"] = {"compile_seconds": seconds, "seconds": 0.0}
 
     def evaluate(policy: Params, frozen: Frozen) -> Evaluation:
         start = time.monotonic()
-        with pipeline.session.guard("evaluation"):
+        with pipeline.session.busy("evaluation"):
             found = jax.block_until_ready(compiled(policy, frozen, prompts, key))
         record["seconds"] += time.monotonic() - start
         return found

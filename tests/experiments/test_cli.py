@@ -65,6 +65,8 @@ GENERATE = {
     "run=no/such/run": ["run='no/such/run'", "not a run directory"],
     "run=nameless": ["run='nameless'", "task.name=None", "imdb, jsonl, repetition, reviews"],
     "run=poems": ["run='poems'", "task.name=poems", "imdb, jsonl, repetition, reviews"],
+    "run=classic": ["run='classic'", "is a run of experiments.ppo", "experiments.rlhf"],
+    "run=sweep": ["run='sweep'", "is a sweep", "such as sweep/0"],
     "run=garbled": ["run='garbled'", "cannot be read"],
     "run=other": ["run='other'", "not of this version (seed='x': must be an int)"],
     "+nothing=3": ["nothing=3: unknown key", "accepted: run, prompt"],
@@ -82,6 +84,7 @@ STORED = {
     "poems": "task:\n  name: poems\n",
     "garbled": "task: [name\n",
     "other": "seed: x\ntask:\n  name: reviews\n",
+    "classic": "env:\n  kind: gridworld\n",
 }
 
 
@@ -89,11 +92,13 @@ STORED = {
 def test_generate_says_what_it_needs_in_one_line(tmp_path, argument):
     for name, text in STORED.items():
         store(tmp_path / name, text)
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "multirun.yaml").touch()
     (tmp_path / "other" / "checkpoints").mkdir()
     (tmp_path / "other" / "checkpoints" / "policy.safetensors").touch()
     line = error_line(run(tmp_path, "generate", *filter(None, [argument])))
     assert [part for part in GENERATE[argument] if part not in line] == [], line
-    assert {p.name for p in tmp_path.iterdir()} == STORED.keys()  # it leaves nothing behind
+    assert {p.name for p in tmp_path.iterdir()} == {*STORED, "sweep"}  # it leaves nothing behind
 
 
 def store(folder, text):

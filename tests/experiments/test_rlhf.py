@@ -101,6 +101,8 @@ def test_resuming_a_finished_run_adds_no_rows(finished):
     done = run(folder, "rlhf", "resume=again")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no word on settings that nobody typed
+    assert "has ended before" in done.stdout
+    assert "has ended before" not in finished[1].stdout
     before, after = (rows(folder / name / "metrics.jsonl") for name in ("run", "again"))
     place = ("stage", "update")
     assert [[r[k] for k in place] for r in after] == [[r[k] for k in place] for r in before]

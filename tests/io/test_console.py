@@ -51,6 +51,18 @@ def test_live_progress_shows_the_numbers():
     assert "score 1.33" in output(screen) and "4/4" in output(screen)
 
 
+def test_what_has_no_steps_is_named_on_a_terminal_and_nowhere_else():
+    screen = Console(file=io.StringIO(), width=100, force_terminal=True, legacy_windows=False)
+    log = plain()
+    for place in (screen, log):
+        with console.waiting("compiling [ppo]", console=place):
+            pass
+    with console.waiting("compiling ppo", enabled=False, console=screen):
+        pass
+    assert output(screen).count("compiling [ppo]") >= 1 and output(log) == ""
+    assert "compiling ppo" not in output(screen)
+
+
 def test_disabled_progress_is_silent(capsys):
     with console.stage_progress("ppo", 4, enabled=False) as bar:
         bar.update(4, {"score": 1.0})

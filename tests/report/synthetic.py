@@ -97,8 +97,8 @@ def write_job(home, number, typed, score, fate, rng, exact=False, held=None, swe
         {
             "prompt": f"This film {i}", "before": "was on for two hours.",
             "after": "was a joy from start to end.",
-            "before_scores": {"gold/score": -0.2, "objective/kl": 0.0},
-            "after_scores": {"gold/score": 1.3, "objective/kl": 4.0},
+            "before_scores": {"gold/score": -0.2, "log_ratio": 0.0},
+            "after_scores": {"gold/score": 1.3, "log_ratio": 4.0},
         }
         for i in range(8)
     ]  # fmt: skip

@@ -314,3 +314,10 @@ def test_the_terminal_says_it_in_short(root):
     text = console.export_text()
     assert "clip_eps 0.2" in text and "value_head separate" in text
     assert "- clip_eps 0.2 scores" in text and "1 of 24 runs diverged" in text
+
+
+def test_the_terminal_says_that_nothing_was_found(tmp_path):
+    synthetic.write_sweep(tmp_path, {"algo.clip_eps": [0.1, 0.4]}, 5)
+    console = Console(width=150, record=True, file=io.StringIO())
+    print_summary([tmp_path], console=console)
+    assert "cannot be told apart with 5 seeds" in console.export_text()

@@ -44,10 +44,8 @@ def test_every_prompt_is_answered_in_order_by_both_models(answerer):
     found = answer(answerer, prompts)
     assert [(a["prompt"], a["sample"]) for a in found] == [(p, k) for p in prompts for k in (0, 1)]
     for row in found:
-        assert row["reference"]["objective/kl"] == 0.0
-        assert row["tuned"]["objective/kl"] == row["tuned"]["log_ratio"]
-        assert "gold/score" not in row["tuned"]
-    kls = [row["tuned"]["objective/kl"] for row in found]
+        assert row["tuned"].keys() == {"text", "finished", "objective/scores", "log_ratio"}
+    kls = [row["tuned"]["log_ratio"] for row in found]
     assert sum(kls) / len(kls) > 1.0  # its mean estimates a divergence
     ratios = [row["reference"]["log_ratio"] for row in found]
     assert sum(ratios) / len(ratios) < -1.0  # and this one minus the other divergence
