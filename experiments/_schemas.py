@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from importlib import resources
 
 from hydra.core.config_store import ConfigStore
@@ -53,6 +53,26 @@ def group_lines(groups: Collection[str] = GROUPS) -> str:
     return "\n".join(textwrap.fill(line, **width) for line in lines)
 
 
+def choice_lines(config: DictConfig) -> str:
+    """Every setting that takes one of a few names, with these, for `--help`."""
+    lines = [f"{key}: {', '.join(names)}" for key, names in choices_of(config)]
+    filled = [textwrap.fill(line, width=96, subsequent_indent=8 * " ") for line in lines]
+    return "\n".join(["Those that take one of a few names:\n", *filled]) if lines else ""
+
+
+def choices_of(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Collection[str]]]:
+    """Settings of a composed config that take one of a few names, by their dotted keys."""
+    schema = OmegaConf.get_type(config)
+    known = dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ()
+    choices = {f.name: f.metadata["choices"] for f in known if "choices" in f.metadata}
+    for key in map(str, config):
+        child = config._get_node(key)
+        if isinstance(child, DictConfig) and key != "hydra" and not child._is_none():
+            yield from choices_of(child, f"{prefix}{key}.")
+        elif key in choices:
+            yield prefix + key, choices[key]
+
+
 def register_schemas(groups: Collection[str] = GROUPS, **primary: type) -> None:
     """Makes the schemas known to Hydra; `primary` names those of whole programs.
 
@@ -60,6 +80,8 @@ def register_schemas(groups: Collection[str] = GROUPS, **primary: type) -> None:
     """
     listed = lambda: group_lines(groups)
     OmegaConf.register_new_resolver("rlhf_groups", listed, replace=True)
+    names = lambda *, _root_: choice_lines(_root_)
+    OmegaConf.register_new_resolver("rlhf_choices", names, replace=True)
     store = ConfigStore.instance()
     for (group, name), node in SCHEMAS.items():
         store.store(group=group, name=name, node=thawed(node))

@@ -154,3 +154,15 @@ def test_help_names_every_group(tmp_path):
     done = run(tmp_path, "rlhf", "--help")
     assert done.returncode == 0
     assert all(f"{group}:" in done.stdout for group in ("task", "model", "algo", "optim", "sink"))
+
+
+@pytest.mark.parametrize(
+    "program, typed, line",
+    [
+        ("rlhf", "algo=dpo", "algo.loss: dpo, ipo, hinge, robust, kto, orpo, simpo"),
+        ("ppo", "env=cartpole", "network.activation: tanh, relu"),
+    ],
+)
+def test_help_names_what_a_setting_takes(tmp_path, program, typed, line):
+    done = run(tmp_path, program, typed, "--help")
+    assert done.returncode == 0 and line in done.stdout.splitlines(), done.stdout
