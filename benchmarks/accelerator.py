@@ -96,7 +96,7 @@ class Bench:
             found |= {"trl_seconds": theirs, "ratio": ratios(theirs, ours)}
         return found
 
-    def error(self, size: str, precision: str) -> dict[str, Any]:
+    def precision(self, size: str, precision: str) -> dict[str, Any]:
         """How far a precision is from float32 products."""
         dtype, how = PRECISIONS[precision]
         use("highest")
@@ -174,7 +174,7 @@ class Bench:
                 lambda s=size: self.update(s, "bfloat16", attention=kernel),
             )
         for precision in PRECISIONS:
-            yield f"error {first} {precision}", lambda p=precision: self.error(first, p)
+            yield f"precision {first} {precision}", lambda p=precision: self.precision(first, p)
         for size in sizes:
             yield f"decode {size} float32", lambda s=size: self.decode(s, "float32")
         for size in sizes:
@@ -240,7 +240,7 @@ def options() -> argparse.Namespace:
 
 def shown(step: Mapping[str, Any]) -> dict[str, Any]:
     """What of a step is printed."""
-    names = ("seconds", "gflops", "tokens_per_second", "error")
+    names = ("seconds", "gflops", "tokens_per_second", "largest_nats", "gradient", "error")
     return {name: step[name] for name in names if name in step}
 
 

@@ -1,13 +1,12 @@
 """Where the seconds of one PPO update go: its parts, each compiled and timed by itself.
 
-    python -m benchmarks.profile_update                        # every size
+    python -m benchmarks.profile_update                        # d 64, 128 and 256
     python -m benchmarks.profile_update --sizes 64 --label before
 
-The parts are the functions the update is made of, called as often as the update calls them. Apart
-they share nothing and are fused with nothing, so their sum is not the whole, and is held against
-it. Parts of the backward pass are those of one block
-and of the head, times their number. Writes benchmarks/results/profile.json and a table in
-benchmarks/README.md.
+The parts are the functions the update is made of, timed by turns and counted as often as the update
+calls them. Apart they share nothing and are fused with nothing, so their sum is not the whole, and
+is held against it. Parts of the backward pass are those of one block and of the head, times their
+number. Writes benchmarks/results/profile.json and a table in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -42,17 +41,26 @@ GROUPS = {
 }
 
 
-def clock(call: Callable[[], Any], *, least: int = 3, enough: float = 2.0) -> float:
-    """Median seconds of a call, of at least so many and so long; a first one is not counted."""
+def clock(
+    calls: Mapping[str, Callable[[], Any]], *, least: int = 5, enough: float = 30.0
+) -> dict[str, float]:
+    """Median seconds of each call over rounds of all of them, at least so many and so long.
+
+    What the machine does to its speed then meets all parts. A first round is not counted.
+    """
     import jax
 
-    jax.block_until_ready(call())
-    found: list[float] = []
-    while len(found) < least or sum(found) < enough:
-        start = time.monotonic()
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
         jax.block_until_ready(call())
-        found.append(time.monotonic() - start)
-    return median(found)
+    begun, rounds = time.monotonic(), 0
+    while rounds < least or time.monotonic() - begun < enough:
+        for name, call in calls.items():
+            start = time.monotonic()
+            jax.block_until_ready(call())
+            found[name].append(time.monotonic() - start)
+        rounds += 1
+    return {name: median(seconds) for name, seconds in found.items()}
 
 
 def profile(work: Work, run: RunConfig, dtype: str) -> dict[str, float]:
@@ -61,37 +69,37 @@ def profile(work: Work, run: RunConfig, dtype: str) -> dict[str, float]:
     from benchmarks.profile_update_parts import Parts
 
     pipeline = pipeline_of(work, run, dtype)
-    parts = Parts(pipeline, frozen_of(pipeline))
-    steps, models = work.epochs * work.minibatches, 2
-    both = steps * models * work.layers  # blocks an update learns in, of policy and value function
-    rollout, prompts = clock(parts.rollout()), clock(parts.prompts())
-    reference, values = clock(parts.reference()), clock(parts.values())
-    forward, gradient = clock(parts.forward()), clock(parts.gradient())
-    found = {
-        "rollout: prompts": prompts,
-        "rollout: tokens": rollout - prompts,
-        "reward model": clock(parts.reward()),
-        "reference": reference,
-        "values": values,
-        "advantages, metrics": clock(parts.experience()) - reference - values,
-        "forward": steps * forward,
-        "optimizer": steps * clock(parts.optimizer()),
-        "host": clock(parts.host()),
-    }
-    backward = {
-        "backward: attention": both * beyond_forward(*parts.attention()),
-        "backward: feed-forward": both * beyond_forward(*parts.feed_forward()),
-        "backward: head and loss": steps * beyond_forward(*parts.head()),
-    }
-    rest = steps * (gradient - forward) - sum(backward.values())
-    found |= backward | {"backward: the rest": rest}
-    whole = {"learning, whole": clock(parts.learn()), "whole": clock(parts.whole())}
+    seconds = clock(Parts(pipeline, frozen_of(pipeline)).calls())
+    found = in_an_update(work, seconds)
+    whole = {"learning, whole": seconds["learn"], "whole": seconds["whole"]}
     return found | {"sum": sum(found.values())} | whole
 
 
-def beyond_forward(forward: Callable[[], Any], gradient: Callable[[], Any]) -> float:
-    """What a gradient takes longer than the pass it belongs to."""
-    return clock(gradient) - clock(forward)
+def in_an_update(work: Work, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds that each part takes in an update, from those of its calls."""
+    steps, models = work.epochs * work.minibatches, 2
+    both = steps * models * work.layers  # blocks an update learns in, of policy and value function
+    beyond = lambda part: seconds[f"{part} gradient"] - seconds[part]  # the pass it belongs to
+    backward = {
+        "backward: attention": both * beyond("attention"),
+        "backward: feed-forward": both * beyond("feed_forward"),
+        "backward: head and loss": steps * beyond("head"),
+    }
+    rest = steps * (seconds["gradient"] - seconds["forward"]) - sum(backward.values())
+    apart = seconds["reference"] + seconds["values"]
+    return {
+        "rollout: prompts": seconds["prompts"],
+        "rollout: tokens": seconds["rollout"] - seconds["prompts"],
+        "reward model": seconds["reward"],
+        "reference": seconds["reference"],
+        "values": seconds["values"],
+        "advantages, metrics": seconds["experience"] - apart,
+        "forward": steps * seconds["forward"],
+        "optimizer": steps * seconds["optimizer"],
+        "host": seconds["host"],
+        **backward,
+        "backward: the rest": rest,
+    }
 
 
 def table(sizes: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
@@ -117,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=["64", "128", "256"])
     parser.add_argument("--label", choices=("before", "after"), default="after")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

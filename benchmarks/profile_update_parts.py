@@ -27,6 +27,21 @@ from rlhf_jax.train.tuning import make_algorithm, make_init
 from rlhf_jax.types import Array
 
 Call = Callable[[], Any]
+WHOLE = (
+    "rollout",
+    "prompts",
+    "reward",
+    "reference",
+    "values",
+    "experience",
+    "forward",
+    "gradient",
+    "optimizer",
+    "host",
+    "learn",
+    "whole",
+)
+DIFFERENTIATED = ("attention", "feed_forward", "head")
 
 
 class Parts:
@@ -42,6 +57,13 @@ class Parts:
         self.texts = jax.jit(self.steps.collect)(self.state, self.prompt_rows, self.hparams)
         self.scores = jax.jit(self.steps.score)(frozen, self.texts)
         self.batch = self.first_minibatch()
+
+    def calls(self) -> dict[str, Call]:
+        """All of them, by name; a `gradient` is that of the part before, with its forward pass."""
+        found = {name: getattr(self, name)() for name in WHOLE}
+        for name in DIFFERENTIATED:
+            found[name], found[f"{name} gradient"] = getattr(self, name)()
+        return found
 
     def first_minibatch(self) -> Experience:
         """As many rows as an optimizer step has."""

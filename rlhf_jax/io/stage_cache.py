@@ -16,7 +16,7 @@ from rlhf_jax.io.run_dir import config_hash, write_json
 from rlhf_jax.runtime import user_cache
 from rlhf_jax.types import Params
 
-LAYOUT = 2  # raise when old entries must not be read any more
+LAYOUT = 3  # raise when old entries must not be read any more
 
 
 class StageCache:

@@ -21,13 +21,14 @@ class Model(NamedTuple):
     """A network: `init(key) -> params` and `apply(params, *inputs)`, both pure and vmappable.
 
     `top(params, tapped, mask, *, layers, window)` runs copies of its last layers alone.
-    `eos` is the end of sequence of a language model, -1 of a network without one.
+    `bos` and `eos` are beginning and end of a language model's texts, -1 of a network without.
     """
 
     init: Callable[[Key], Params]
     apply: Callable[..., Any]
     top: Callable[..., Any] = no_top
     eos: int = -1
+    bos: int = -1
 
 
 def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:

@@ -190,7 +190,7 @@ def make_language_model(
         logits = jnp.where(unsaid[None, None], NEGATIVE, output.logits)
         return dataclasses.replace(output, logits=logits)
 
-    return inner._replace(apply=apply, eos=special.eos)
+    return inner._replace(apply=apply, eos=special.eos, bos=special.bos)
 
 
 def empty_cache(config: ModelConfig, batch: int, slots: int) -> KVCache:

@@ -17,11 +17,15 @@ from rlhf_jax.types import Array, Key, Metrics, Params, Sequences, WeightedMean
 
 
 def text_loss(model: Model, params: Params, batch: Sequences) -> WeightedMean:
-    """Cross-entropy per predicted token, in nats; the first token of a text is not predicted."""
+    """Cross-entropy per predicted token, in nats.
+
+    The first token of a text is not predicted, nor is BOS where several texts share a row.
+    """
     window = (0, batch.tokens.shape[1] - 1)
     logits = model.apply(params, batch.tokens, batch.mask, window=window).logits
     losses = cross_entropy(logits, batch.tokens[:, 1:])
-    return WeightedMean.of(losses, batch.mask[:, 1:] & batch.mask[:, :-1])
+    said = batch.mask[:, 1:] & batch.mask[:, :-1] & (batch.tokens[:, 1:] != model.bos)
+    return WeightedMean.of(losses, said)
 
 
 def init(model: Model, config: SFTConfig, key: Key) -> TrainState:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from rlhf_jax.config import OptimConfig, SFTConfig, split_dynamic
+from rlhf_jax.models.transformer import make_language_model
 from rlhf_jax.train import sft
 from rlhf_jax.train.loop import repeat
-from rlhf_jax.types import Sequences
+from rlhf_jax.types import Sequences, SpecialTokens
 
 KEY = jax.random.key(0)
 CYCLE = np.arange(5) + np.arange(3)[:, None] * 2 + 3  # 3 4 5 6 7, 5 6 7 8 9, 7 8 9 10 11
@@ -63,3 +64,15 @@ def test_it_learns_to_count(tiny_model):
     state, last = run(state, texts, hparams, jnp.int32(1))
     assert float(first["loss"]) > 1.5 and float(last["loss"]) < 0.1
     assert int(state.update) == 60 and int(state.skipped) == 0
+
+
+def test_texts_that_share_a_row_do_not_predict_each_others_beginning(tiny_config):
+    model = make_language_model(tiny_config.model, 12, SpecialTokens(pad=0, bos=1, eos=2))
+    params = jax.jit(model.init)(KEY)
+    tokens = jnp.array([[1, 3, 2, 1, 4, 2, 0]])
+    batch = Sequences(tokens=tokens, mask=tokens != 0)
+    logits = jax.jit(model.apply)(params, tokens, batch.mask).logits
+    each = -jax.nn.log_softmax(logits[0, :-1])[jnp.arange(6), tokens[0, 1:]]
+    loss = float(jax.jit(lambda p: sft.text_loss(model, p, batch).value())(params))
+    assert loss == pytest.approx(float(each[jnp.array([0, 1, 3, 4])].mean()), abs=1e-5)
+    assert loss < 10.0 < float(each[2])  # BOS has no probability
