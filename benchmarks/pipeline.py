@@ -76,6 +76,8 @@ def measure(run_dir: Path, seconds: float) -> dict[str, float]:
         "score_before": before["objective/scores"],
         "score_after": after["objective/scores"],
     }
+    for name in ("seconds", "compile_seconds"):
+        row[f"stages_{name}"] = sum(stage.get(name, 0.0) for stage in summary["stages"].values())
     row["rm_share_of_bayes"] = row["rm_accuracy"] / row["bayes_accuracy"]
     if row["kl_target"]:
         row["kl_over_target"] = row["kl_last_quarter"] / row["kl_target"]

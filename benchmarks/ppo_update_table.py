@@ -24,21 +24,28 @@ HEAD = [
     "ratio (range)",
     "target",
 ]
-HEAD_MACHINE = [
+HEAD_SPEED = [
     "size",
     "turns",
     "GFLOP an update",
-    "GFLOP/s: ours (of the ceiling)",
-    "sweep",
-    "TRL",
-    "ceiling, GFLOP/s",
-    "one run on 1 thread, s",
-    "compile, s: cold / cached",
-    "of it XLA",
-    "sweep",
-    "of it XLA",
-    "peak memory, GiB: ours, cold / cached",
-    "sweep, first / second process",
+    "GFLOP/s: ours (of our ceiling)",
+    "sweep's (of our ceiling)",
+    "TRL's (of its own)",
+    "our ceiling, GFLOP/s",
+    "TRL's ceiling",
+    "one run of ours on 1 thread, s",
+]
+HEAD_COMPILATION = [
+    "compilation, s: from cold / from the cache",
+    "one run",
+    "XLA's part of it",
+    "a sweep's program",
+    "XLA's part of it",
+]
+HEAD_MEMORY = [
+    "peak memory, GiB",
+    "one run that compiled / found its program",
+    "sweep: first process / second",
     "TRL",
 ]
 HEAD_SHORT = [
@@ -90,35 +97,44 @@ def line(found: Mapping[str, Any], size: str | None = None) -> list[str]:
     return [name, seconds(found, "trl"), *ours, *sweep]
 
 
-def machine(found: Mapping[str, Any]) -> list[str]:
-    """A row of the second table."""
-    work, ceilings = Work(**found["work"]), found["ceiling_gflops"]
-    ceilings = {side: max(values) for side, values in ceilings.items()}
-    speed = lambda side: gflop(work) / median(found["seconds"][side])
-    share = lambda side: f"{100 * speed(side) / ceilings.get(side, ceilings['ours']):.0f} %"
-    rate = lambda side: f"{speed(side):.0f} ({share(side)})" if side in found["seconds"] else "-"
-    pair = lambda facts, key="compile_seconds": " / ".join(
-        f"{fact[key]:.1f}" if key in fact else "-" for fact in facts
-    )
-    gib = lambda *facts: " / ".join(f"{fact['peak_memory_bytes'] / 2**30:.2f}" for fact in facts)
-    facts, sweep = found["facts"], found["sweep_facts"]
+def speed(found: Mapping[str, Any]) -> list[str]:
+    """A row on arithmetic: how much, how fast, and how fast one large product is."""
+    work = Work(**found["work"])
+    ceilings = {side: max(values) for side, values in found["ceiling_gflops"].items()}
+    reached = lambda side: gflop(work) / median(found["seconds"][side])
+    share = lambda side: f"{100 * reached(side) / ceilings.get(side, ceilings['ours']):.0f} %"
+    rate = lambda side: f"{reached(side):.0f} ({share(side)})" if side in found["seconds"] else "-"
     return [
         work.name,
         str(len(found["seconds"]["ours"])),
         f"{gflop(work):.0f}",
-        rate("ours"),
-        rate("sweep"),
-        rate("trl"),
-        f"{ceilings['ours']:.0f}",
+        *map(rate, ("ours", "sweep", "trl")),
+        *(f"{ceilings[side]:.0f}" if side in ceilings else "-" for side in ("ours", "trl")),
         seconds(found, "one_thread"),
-        pair([found["cold"], facts["ours"]]),
-        pair([found["cold"], facts["ours"]], "xla_seconds"),
-        pair(sweep),
-        pair(sweep, "xla_seconds"),
-        gib(found["cold"], facts["ours"]),
-        gib(*sweep),
-        gib(facts["trl"]),
     ]
+
+
+def compilation(found: Mapping[str, Any]) -> list[str]:
+    """A row on seconds of compilation."""
+    pair = lambda facts, key: " / ".join(f"{x[key]:.1f}" if key in x else "-" for x in facts)
+    sides = [[found["cold"], found["facts"]["ours"]], found["sweep_facts"]]
+    keys = ("compile_seconds", "xla_seconds")
+    return [Work(**found["work"]).name, *(pair(side, key) for side in sides for key in keys)]
+
+
+def memory(found: Mapping[str, Any]) -> list[str]:
+    """A row on the most memory that processes held."""
+    gib = lambda *facts: " / ".join(f"{fact['peak_memory_bytes'] / 2**30:.2f}" for fact in facts)
+    facts = found["facts"]
+    sides = [(found["cold"], facts["ours"]), found["sweep_facts"], (facts["trl"],)]
+    return [Work(**found["work"]).name, *(gib(*side) for side in sides)]
+
+
+BEHIND = {
+    "speed": (HEAD_SPEED, speed),
+    "compilation": (HEAD_COMPILATION, compilation),
+    "memory": (HEAD_MEMORY, memory),
+}
 
 
 def misses(rows: Mapping[str, Any]) -> list[list[str]]:
@@ -149,7 +165,8 @@ def short(rows: Mapping[str, Any], in_bf16: Mapping[str, Any]) -> list[list[str]
 def write(rows: Mapping[str, Any], mark: str) -> None:
     """Puts the tables into benchmarks/README.md."""
     put_table(PAGE, mark, HEAD, [line(row, size) for size, row in rows.items()])
-    put_table(PAGE, f"{mark} machine", HEAD_MACHINE, [machine(row) for row in rows.values()])
+    for name, (head, behind) in BEHIND.items():
+        put_table(PAGE, f"{mark} {name}", head, [behind(row) for row in rows.values()])
     put_table(PAGE, f"{mark} misses", HEAD_MISSES, misses(rows))
 
 

@@ -20,7 +20,7 @@ from experiments._leftovers import begun, discard, ended, report
 from experiments._overrides import key_of, last
 from experiments._resume import MULTIRUN, check_free, resumed, resumed_sweep, settings_files
 from experiments._schemas import GROUPS, register_schemas
-from rlhf_jax.config import ConfigError, UserError
+from rlhf_jax.config import UserError
 from rlhf_jax.io.console import warn
 from rlhf_jax.sweep.register import register
 
@@ -33,8 +33,7 @@ class Program:
     def __init__(self, run: Callable[[Any, Path], None], check: Hints | None):
         self.run, self.check = run, check
         self.failures: list[str] = []
-        self.refused = False  # because of the settings, before anything ran
-        self.starting = False  # a job is not past its settings yet
+        self.ended = False  # by itself, not by an error
         self.typed: list[str] | None = None  # by the user, where a run is resumed: not what it had
         self.earlier: dict[Path, bytes] = {}  # the settings of what is resumed
         self.resume: Path | None = None  # the sweep that is gone on with
@@ -46,17 +45,14 @@ class Program:
         """One job, in this process."""
         job = HydraConfig.get()
         output_dir = Path(job.runtime.output_dir)
-        self.starting = True
         try:
             settings = self.convert(config)
             for line in self.hints(settings, self.typed or job.overrides.task):
                 warn(line)
-            self.starting = False
             self.run(settings, output_dir)
         except (UserError, OmegaConfBaseException) as error:  # Hydra would print a line of its own
             label = f"{os.path.relpath(output_dir)}: " if job.mode == RunMode.MULTIRUN else ""
             self.failures.append(label + one_line(error, sys.argv[1:]))
-            self.refused |= isinstance(error, ConfigError)
             self.discard(output_dir)
 
     def keep(self, key: str, arguments: Sequence[str]) -> None:
@@ -93,14 +89,18 @@ class Program:
         """Jobs that failed among others that did not."""
         self.failures += lines
 
-    def close(self) -> None:
-        """Takes away a sweep that was refused; writes the report of one that ran.
-
-        A change of settings that did not begin is not part of the run that was to go on.
-        """
-        if self.refused or self.starting:
-            for path, data in self.earlier.items():
+    def restore(self) -> None:
+        """Gives what was to go on the settings it had: it is resumed with these, or never more."""
+        for path, data in self.earlier.items():
+            try:
                 path.write_bytes(data)
+            except OSError as error:
+                self.failures.append(f"{path}: {error.strerror}; the settings there have changed")
+
+    def close(self) -> None:
+        """Takes away a sweep that was refused; writes the report of one that ran."""
+        if self.failures or not self.ended:
+            self.restore()
         if self.root is not None and not begun(self.root):
             self.discard(self.root)
         elif self.root is not None and self.ran and ended(self.root):
@@ -131,8 +131,8 @@ def launch(
     try:
         sys.argv[1:] = prepare(task, sys.argv[1:], groups, resumable)
         main(task)()
+        task.ended = True
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        task.refused = True
         task.failures += one_line(error, sys.argv[1:]).splitlines()
     except KeyboardInterrupt:
         further = "" if task.root is None else f"; go on with -m resume={task.root}"

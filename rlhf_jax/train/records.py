@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax.config import PolicyGradientConfig, RLHFConfig
+from rlhf_jax.config import BestOfNConfig, PolicyGradientConfig, RLHFConfig
 from rlhf_jax.tasks.protocol import Task
 from rlhf_jax.train.evaluate import Evaluation
 from rlhf_jax.train.exactly import fixed_price
@@ -124,7 +124,8 @@ def shown_columns(
 ) -> Columns:
     """What is told about single completions."""
     kept = {k: v for k, v in known.items() if k in ("objective/scores", "reward_model/score")}
-    kept["log_ratio"] = known["objective/kl"]  # of one text; only its mean is a divergence
+    if not isinstance(config.algo, BestOfNConfig):  # which has no log-ratio, only a KL of its own
+        kept["log_ratio"] = known["objective/kl"]  # of one text; only its mean is a divergence
     if task.gold is None or config.task.reward == "gold":
         return kept
     return {"gold/score": np.asarray(evaluation.gold)} | kept

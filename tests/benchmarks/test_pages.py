@@ -1,5 +1,7 @@
 """Tables on the pages are those of the records beside them, and a missing record is named."""
 
+import json
+
 import pytest
 
 from benchmarks import (
@@ -23,18 +25,22 @@ def sizes(name):
 
 def of_update(name="ppo_update"):
     found = sizes(name)
+    for head, behind in ppo_update_table.BEHIND.values():
+        assert table(head, [behind(row) for row in found.values()]) in PAGE.read_text()
     lines = [ppo_update_table.line(row, size) for size, row in found.items()]
-    assert table(ppo_update_table.HEAD, lines) in PAGE.read_text()
-    lines = [ppo_update_table.machine(row) for row in found.values()]
-    return ppo_update_table.HEAD_MACHINE, lines
+    return ppo_update_table.HEAD, lines
 
 
 def of_update_in_bf16():
     return of_update("ppo_update_bfloat16")
 
 
-def of_misses():
-    return ppo_update_table.HEAD_MISSES, ppo_update_table.misses(sizes("ppo_update"))
+def of_misses(name="ppo_update"):
+    return ppo_update_table.HEAD_MISSES, ppo_update_table.misses(sizes(name))
+
+
+def of_misses_in_bf16():
+    return of_misses("ppo_update_bfloat16")
 
 
 def of_days():
@@ -60,10 +66,6 @@ def of_operations():
     return operations.HEAD, [operations.line(row) for row in found.values()]
 
 
-def of_targets():
-    return targets.HEAD, targets.rows()
-
-
 def of_classic():
     found = read_record(RESULTS / "classic.json")["rows"]
     return classic.HEAD, [classic.line(row) for row in found]
@@ -75,16 +77,21 @@ def of_classic():
         of_update,
         of_update_in_bf16,
         of_misses,
+        of_misses_in_bf16,
         of_days,
         of_peer_types,
         of_precision,
         of_decode,
         of_operations,
-        of_targets,
     ],
 )
 def test_a_table_on_speed_is_that_of_its_record(made):
     assert table(*made()) in PAGE.read_text()
+
+
+def test_targets_are_those_of_the_records():
+    for mark, text in targets.tables().items():
+        assert f"<!-- {mark} -->\n{text}\n<!-- end {mark} -->" in PAGE.read_text()
 
 
 def test_the_table_of_the_front_page_is_that_of_its_records():
@@ -99,4 +106,20 @@ def test_the_table_of_the_classic_benchmark_is_that_of_its_record():
 def test_a_missing_record_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(targets, "RESULTS", tmp_path)
     with pytest.raises(UserError, match=r"ppo_update\.json does not exist"):
-        targets.rows()
+        targets.tables()
+
+
+def test_the_slowest_default_run_that_is_kept_has_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(targets, "RESULTS", tmp_path)
+    keep = lambda name, *seconds: (tmp_path / f"{name}.json").write_text(
+        json.dumps({"rows": [{"seconds": s} for s in seconds]})
+    )
+    keep("pipeline_reviews", 90.0, 60.0)
+    assert [row.measured for row in targets.default_run()] == [1.5, 1.0]
+    keep("pipeline_reviews_1", 150.0, 30.0)
+    found = list(targets.default_run())
+    assert [row.measured for row in found] == [1.5, 2.5, 1.0, 1.0]
+    assert [row.met for row in found] == [True, False, True, True] and "of 2" in found[1].what
+    keep("pipeline_reviews_2", 90.0)
+    with pytest.raises(UserError, match="one seed"):
+        list(targets.default_run())

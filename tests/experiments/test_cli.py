@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from experiments._cli import Program
+
 ROOT = Path(__file__).resolve().parents[2]
 CASES = {
     # what is typed: what the line must contain
@@ -166,3 +168,20 @@ def test_help_names_every_group(tmp_path):
 def test_help_names_what_a_setting_takes(tmp_path, program, typed, line):
     done = run(tmp_path, program, typed, "--help")
     assert done.returncode == 0 and line in done.stdout.splitlines(), done.stdout
+
+
+def test_settings_that_cannot_be_given_back_are_named(tmp_path):
+    program = Program(lambda config, folder: None, None)
+    kept, gone = tmp_path / "config.yaml", tmp_path / "gone" / "config.yaml"
+    program.earlier = {gone: b"seed: 1", kept: b"seed: 2"}
+    program.close()
+    assert (
+        kept.read_text() == "seed: 2" and "the settings there have changed" in program.failures[0]
+    )
+
+
+def test_a_program_that_ended_keeps_its_settings(tmp_path):
+    program = Program(lambda config, folder: None, None)
+    program.earlier, program.ended = {tmp_path / "config.yaml": b"seed: 1"}, True
+    program.close()
+    assert not (tmp_path / "config.yaml").exists() and not program.failures

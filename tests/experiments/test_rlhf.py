@@ -202,9 +202,8 @@ def test_generate_answers_a_file_of_prompts(finished):
     assert [r["prompt"] for r in found] == ["the plot was"] * 2 + ["it was"] * 2
     assert [r["sample"] for r in found] == [0, 1, 0, 1]
     for row in found:
-        assert row["reference"]["objective/kl"] == 0.0
-        assert row["tuned"]["objective/kl"] == row["tuned"]["log_ratio"]
-        assert {"text", "finished", "gold/score", "objective/scores"} <= row["tuned"].keys()
+        known = {"text", "finished", "gold/score", "objective/scores", "log_ratio"}
+        assert row["tuned"].keys() == row["reference"].keys() == known
         assert len(row["tuned"]["text"].split()) <= 5
     assert found[0]["tuned"]["text"] != found[1]["tuned"]["text"] or found[2] != found[3]
 

@@ -19,7 +19,7 @@ from rlhf_jax.tasks.automaton.instance import make_instance
 from rlhf_jax.tasks.automaton.texts import draw_texts, log_probs
 from rlhf_jax.tasks.automaton.walk import read
 from rlhf_jax.train.exactly import fixed_price
-from rlhf_jax.train.records import distance
+from rlhf_jax.train.records import distance, shown_columns
 
 BETA = 0.4
 TASK = AutomatonConfig(letters=4, length=6, num_prompts=2, num_texts=16, num_pairs=4)
@@ -72,3 +72,11 @@ def test_without_a_fixed_price_of_the_true_reward_there_is_no_distance(task):
     assert fixed_price(PreferenceConfig(loss="simpo", beta=0.3)) is None  # has no reference
     learned = dataclasses.replace(TASK, reward="reward_model")
     assert distance(dataclasses.replace(CONFIG, task=learned), task, None) == {}
+
+
+def test_of_one_text_the_log_ratio_is_told_where_there_is_one(task):
+    known = {"objective/scores": np.ones(2), "objective/kl": np.array([1.0, -2.0]), "other": None}
+    told = shown_columns(CONFIG, task, SimpleNamespace(gold=np.zeros(2)), known)
+    assert told["log_ratio"].tolist() == [1.0, -2.0] and "objective/kl" not in told
+    best = dataclasses.replace(CONFIG, algo=BestOfNConfig())
+    assert "log_ratio" not in shown_columns(best, task, SimpleNamespace(gold=np.zeros(2)), known)

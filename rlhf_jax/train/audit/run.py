@@ -69,7 +69,7 @@ def compare(pipeline: Pipeline, plan: Plan, frozen: Frozen, state: TrainState) -
     model, config = pipeline.model, audited(pipeline.config, plan.batch_size)
     args = (model, config, state)
     note(f"audit: draws and scores {policy_gradient(config).completions} completions")
-    with pipeline.session.guard("the audit"):
+    with pipeline.session.busy("the audit"):
         scored = roll_out(pipeline, config, frozen, state)
         batch = jax.jit(freeze, static_argnums=(0, 1))(*args, scored, frozen.reference)
         learn_from = jax.jit(make_experience, static_argnums=(0, 1))
