@@ -40,11 +40,14 @@ class Program:
         self.root: Path | None = None  # the sweep that runs in lanes
         self.ran = False  # a batch of it
         self.kept: set[Path] = set()  # directories that were there before
+        self.resumable = False
+        self.run_dir: Path | None = None  # of a single run that can be gone on with
 
     def __call__(self, config: DictConfig) -> None:
         """One job, in this process."""
         job = HydraConfig.get()
         output_dir = Path(job.runtime.output_dir)
+        self.run_dir = output_dir if self.resumable and job.mode == RunMode.RUN else None
         try:
             settings = self.convert(config)
             for line in self.hints(settings, self.typed or job.overrides.task):
@@ -89,6 +92,14 @@ class Program:
         """Jobs that failed among others that did not."""
         self.failures += lines
 
+    def further(self) -> str:
+        """How to go on with what was interrupted."""
+        if self.root is not None:
+            return f"; go on with -m resume={self.root}"
+        if self.run_dir is not None and (self.run_dir / "metrics.jsonl").exists():
+            return f"; go on with resume={os.path.relpath(self.run_dir)}"
+        return ""
+
     def restore(self) -> None:
         """Gives what was to go on the settings it had: it is resumed with these, or never more."""
         for path, data in self.earlier.items():
@@ -127,6 +138,7 @@ def launch(
     register_schemas(groups, **{f"base_{config_name}": schema})
     register()
     task = Program(program, check)
+    task.resumable = resumable
     main = hydra.main(version_base="1.3", config_path="../configs", config_name=config_name)
     try:
         sys.argv[1:] = prepare(task, sys.argv[1:], groups, resumable)
@@ -135,8 +147,7 @@ def launch(
     except (UserError, HydraException, OmegaConfBaseException) as error:
         task.failures += one_line(error, sys.argv[1:]).splitlines()
     except KeyboardInterrupt:
-        further = "" if task.root is None else f"; go on with -m resume={task.root}"
-        task.failures.append(f"interrupted{further}")
+        task.failures.append(f"interrupted{task.further()}")
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         task.failures.append(f"{error.filename}: {error.strerror}")
     finally:  # of an error of another kind too: other jobs may have failed before it

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 
@@ -137,13 +138,18 @@ class _LiveBar:
 
 
 def _live(console: Console) -> Progress:
+    whole = lambda: Column(no_wrap=True)
     return Progress(
-        TextColumn("{task.description:<12}", markup=False),
-        BarColumn(bar_width=16),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}", style="dim", markup=False),
-        TextColumn("{task.fields[numbers]}", markup=False),
+        TextColumn("{task.description:<12}", markup=False, table_column=whole()),
+        BarColumn(bar_width=16, table_column=whole()),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False, table_column=whole()),
+        TimeElapsedColumn(table_column=whole()),
+        TextColumn("{task.fields[left]}", style="dim", markup=False, table_column=whole()),
+        # Where it gets narrow the numbers are cut, never the bar.
+        TextColumn(
+            "{task.fields[numbers]}", markup=False, table_column=Column(ratio=1, no_wrap=True)
+        ),
+        expand=True,
         console=console,
         refresh_per_second=5,
     )

@@ -26,7 +26,7 @@ QUANTITIES = {
         "KL from the start", "nats/text", "how far the policy moved away from the SFT policy"
     ),
     "log_ratio": Quantity(
-        "log-ratio", "nats", "log tuned / reference; over tuned texts its mean is the KL"
+        "log(tuned/reference)", "nats", "log tuned / reference; over tuned texts its mean is the KL"
     ),
     "objective/kl_coef": Quantity("KL coefficient", "points/nat", "price of moving away"),
     "objective/entropy": Quantity(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,13 +17,16 @@ from jax import lax
 
 from rlhf_jax.config import RunConfig, UserError
 from rlhf_jax.io.checkpoint import CheckpointStore
-from rlhf_jax.io.console import stage_progress, waiting
+from rlhf_jax.io.console import note, stage_progress, waiting
 from rlhf_jax.io.run_dir import RunDir, flat
 from rlhf_jax.io.sinks import Sink, truncate_after
 from rlhf_jax.io.watchdog import Watchdog
 from rlhf_jax.train.health import check_finite
 from rlhf_jax.train.state import TrainState
 from rlhf_jax.types import Array, Metrics
+
+TWICE = 1.0  # seconds within which two requests to stop are one
+STOPPING = b"\nstopping after this update; another request stops at once\n"
 
 
 class Interrupted(UserError):
@@ -97,13 +101,22 @@ def compile_timed(f: Callable[..., Any], *args: Any, donate: bool = False) -> tu
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collects the first Ctrl-C or TERM, so that an update ends before the run does."""
+    """Collects the first Ctrl-C or TERM, so that an update ends before the run does.
+
+    A second one stops at once, but not within a second: programs around this one may pass on what
+    a terminal has sent already.
+    """
     asked: list[int] = []
+    first = 0.0
 
     def handler(number: int, frame: Any) -> None:
-        if asked:
+        nonlocal first
+        if asked and time.monotonic() - first > TWICE:
             raise KeyboardInterrupt
-        asked.append(number)
+        if not asked:
+            first = time.monotonic()
+            asked.append(number)
+            os.write(2, STOPPING)  # `print` may have been interrupted itself
 
     old = {}
     try:
@@ -140,6 +153,8 @@ def restore(
         return state, 0.0
     state, metadata = store.restore(latest, state)
     check_settings(stage, metadata["settings"])
+    if session.run.progress and latest < stage.total:
+        note(f"{stage.name}: goes on after update {latest} of {stage.total}")
     truncate_after(session.run_dir.metrics, stage.name, latest)
     return jax.device_put(state), float(metadata["seconds"])
 

@@ -185,3 +185,16 @@ def test_a_program_that_ended_keeps_its_settings(tmp_path):
     program.earlier, program.ended = {tmp_path / "config.yaml": b"seed: 1"}, True
     program.close()
     assert not (tmp_path / "config.yaml").exists() and not program.failures
+
+
+def test_what_was_interrupted_says_how_to_go_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program = Program(lambda config, folder: None, None)
+    assert program.further() == ""
+    program.run_dir = tmp_path / "run"
+    assert program.further() == ""  # nothing to go on with yet
+    program.run_dir.mkdir()
+    (program.run_dir / "metrics.jsonl").touch()
+    assert program.further() == "; go on with resume=run"
+    program.root = tmp_path / "sweep"
+    assert program.further() == f"; go on with -m resume={tmp_path / 'sweep'}"

@@ -112,3 +112,14 @@ def test_run_dir_is_not_wrapped():
     screen = plain(20)
     print_run_dir("outputs/" + "x" * 50, screen)
     assert output(screen) == "Everything is in outputs/" + "x" * 50 + "\n"
+
+
+def test_where_it_is_narrow_the_numbers_are_cut_and_not_the_bar():
+    screen = Console(file=io.StringIO(), width=80, force_terminal=True, legacy_windows=False)
+    numbers = {name: 0.0788 for name in ("objective/scores", "gold/score", "objective/kl", "coef")}
+    with console.stage_progress("reward_model", 80, console=screen) as bar:
+        bar.update(1, numbers)
+        bar.update(37, numbers)
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", output(screen)).replace("\r", "\n")
+    assert "37/80" in last and "0:00:00" in last and "objective/scores 0.0788" in last
+    assert max(map(len, last.splitlines())) <= 80

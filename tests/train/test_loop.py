@@ -16,7 +16,7 @@ from rlhf_jax.config import RunConfig, UserError, split_dynamic
 from rlhf_jax.io.checkpoint import CheckpointStore
 from rlhf_jax.io.run_dir import RunDir
 from rlhf_jax.io.sinks import jsonl_sink
-from rlhf_jax.train import policy_gradient
+from rlhf_jax.train import loop, policy_gradient
 from rlhf_jax.train.health import Diverged, TrainingStopped, check_finite, ratio_check
 from rlhf_jax.train.loop import Interrupted, Session, Stage, crosses_tenth, repeat, run_stage
 from rlhf_jax.train.state import init_state, stream
@@ -102,6 +102,7 @@ def test_a_request_to_stop_ends_after_the_update_with_a_checkpoint(tmp_path, num
     def advance(state, count):
         if int(state.update) == 4:
             os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # passed on by a program around this one
         return toy_advance(state, count)
 
     before = signal.getsignal(number)
@@ -113,6 +114,18 @@ def test_a_request_to_stop_ends_after_the_update_with_a_checkpoint(tmp_path, num
     store.close()
     resumed = run_stage(session(tmp_path), toy_stage(), toy_start())
     assert bits(resumed) == bits(toy_advance(toy_start(), 10)[0])
+
+
+def test_another_request_stops_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "TWICE", -1.0)
+
+    def advance(state, count):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return toy_advance(state, count)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(session(tmp_path), toy_stage(advance), toy_start())
 
 
 def test_a_streak_of_bad_steps_stops_the_run_and_names_the_setting(tmp_path):
